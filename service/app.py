@@ -1,0 +1,195 @@
+"""Only wiring: pool, producer, consumer, health, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+from aiokafka.errors import KafkaError
+
+from service import __version__
+from service.consumer import COMMIT_SECONDS, Intake
+from service.health import BEAT_SECONDS, Health, serve
+from service.lane import Publisher
+from service.logs import log, words
+from service.metrics import Metrics
+from service.migrate import SchemaError, pending
+from service.settings import Settings
+from service.store import connect, sql
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 5.0
+PROBE_SECONDS = 2.0  # health asks Postgres this often
+FORGET_SECONDS = 3600.0  # refusals past refusal_days are deleted this often
+FORGET_ROWS = 5000
+
+WORLD = (asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError, TimeoutError)
+
+
+class App:
+    """One process of the service, from start to SIGTERM."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.health = Health()
+        self.stopping = asyncio.Event()
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+
+    async def run(self) -> int:
+        """Consume until SIGTERM or SIGINT, then drain; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        settings = self.settings
+        if settings.test_clock is not None:
+            log.warning("service.test_clock", now=settings.test_clock.isoformat())
+        stop_serving = None
+        if settings.http_port:
+            stop_serving = serve(settings.http_host, settings.http_port, self.health, self.metrics)
+        beat = asyncio.create_task(self._beat())
+        try:
+            return await self._serve()
+        finally:
+            beat.cancel()
+            if stop_serving is not None:
+                stop_serving()
+
+    def _stop(self, number: int) -> None:
+        log.info("service.stopping", signal=signal.Signals(number).name)
+        self.health.say("service", "is stopping")
+        self.stopping.set()
+
+    async def _serve(self) -> int:
+        pool = await self._await_postgres()
+        if pool is None:
+            return 0
+        publisher = Publisher(self.settings)
+        intake = await self._await_kafka(pool, publisher)
+        if intake is not None:
+            log.info(
+                "service.started",
+                version=__version__,
+                group=self.settings.kafka.group_id,
+                topics=list(self.settings.topics.inputs()),
+            )
+            self.health.say("service", None)
+            chores = [
+                asyncio.create_task(self._probe(pool, intake)),
+                asyncio.create_task(self._commit(intake)),
+                asyncio.create_task(self._forget(pool)),
+            ]
+            await self.stopping.wait()
+            for chore in chores:
+                chore.cancel()
+            await intake.stop()
+        await publisher.stop()
+        try:
+            await asyncio.wait_for(pool.close(), 5)
+        except TimeoutError:
+            pool.terminate()
+        log.info("service.stopped")
+        return 0
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+
+    async def _await_postgres(self) -> asyncpg.Pool | None:
+        """The pool, once Postgres answers with a current schema; None when told to stop before."""
+        since, wait = time.monotonic(), FIRST_WAIT_SECONDS
+        while not self.stopping.is_set():
+            pool = None
+            try:
+                pool = await connect(self.settings)
+                async with pool.acquire() as connection:
+                    missing = await pending(connection)
+                if not missing:
+                    return pool
+                reason = f"the schema lacks {missing[0].name}; run `points-reversal migrate`"
+            except SchemaError as error:
+                reason = str(error)
+            except WORLD as error:
+                reason = words(error)
+            if pool is not None:
+                pool.terminate()
+            self._wait_for("Postgres", reason, since)
+            await self._pause(wait)
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+        return None
+
+    async def _await_kafka(self, pool: asyncpg.Pool, publisher: Publisher) -> Intake | None:
+        """The intake, once the brokers answer; None when told to stop before."""
+        since, wait = time.monotonic(), FIRST_WAIT_SECONDS
+        while not self.stopping.is_set():
+            intake = Intake(self.settings, pool, publisher, self.metrics, self.owner)
+            start = asyncio.ensure_future(intake.start())
+            stopping = asyncio.ensure_future(self.stopping.wait())
+            await asyncio.wait({start, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            try:
+                if start.done():
+                    start.result()
+                    return intake
+                start.cancel()
+            except WORLD as error:
+                self._wait_for("Kafka", words(error), since)
+            with suppress(Exception):
+                await asyncio.wait_for(intake.consumer.stop(), 2)
+            await self._pause(wait)
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+        return None
+
+    def _wait_for(self, server: str, reason: str, since: float) -> None:
+        log.warning("service.waiting", server=server, reason=reason, seconds=round(time.monotonic() - since, 1))
+        self.health.say("service", f"waits for {server}: {reason}")
+
+    async def _beat(self) -> None:
+        while True:
+            self.health.beat = time.monotonic()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _probe(self, pool: asyncpg.Pool, intake: Intake) -> None:
+        """Keep health and the outbox's figures up to date."""
+        while True:
+            try:
+                async with asyncio.timeout(PROBE_SECONDS):
+                    row = await pool.fetchrow(sql("measure_outbox"))
+                assert row is not None
+                self.metrics.outbox_rows.set(row["rows"])
+                self.metrics.outbox_age.set(row["oldest_seconds"])
+                self.health.say("postgres", None)
+            except WORLD as error:
+                self.health.say("postgres", words(error))
+            self.health.say("group", None if intake.assigned else "has not given partitions yet")
+            stopped = {worker.name: worker.stopped for worker in intake.workers.values() if worker.stopped}
+            doubtful = [worker.name for worker in intake.workers.values() if worker.waiting_since is not None]
+            self.health.say("lanes", "; ".join(stopped.values()) or None)
+            self.health.say("kafka or postgres", f"{', '.join(doubtful)} wait for it" if doubtful else None)
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def _commit(self, intake: Intake) -> None:
+        while True:
+            await asyncio.sleep(COMMIT_SECONDS)
+            await intake.commit()
+
+    async def _forget(self, pool: asyncpg.Pool) -> None:
+        """Delete refusals past their days, a bounded number at a time."""
+        while True:
+            before = datetime.now(UTC) - timedelta(days=self.settings.refusal_days)
+            try:
+                while count := await pool.fetchval(sql("forget_refusals"), before, FORGET_ROWS):
+                    log.info("refusals.forgotten", count=count)
+            except WORLD as error:
+                log.warning("service.waiting", server="Postgres", reason=words(error))
+            await asyncio.sleep(FORGET_SECONDS)
+
+
+async def run(settings: Settings) -> int:
+    """Run the service until SIGTERM; returns the exit code."""
+    return await App(settings).run()

@@ -1,0 +1,319 @@
+"""Writes a decided batch down: one statement per table, rows in one order, what is only appended by COPY."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.batch import Batch, Settled
+from service.ledger import CustomerId, Entry, Ledger, Lot, LotId, Redemption, RedemptionId, Waiting
+from service.outbox import Outgoing
+from service.outcomes import Completed, Issued, Redeemed, Refused, Repeated, Unchanged, Updated
+from service.published import encode_refused
+from service.records import KINDS, CustomerUpdated, PointsIssued, PointsRedeemed, Return
+from service.store import Connection, Restart, columns, sql
+
+ENDS = ("completed", "failed", "booked", "unchanged", "repeated", "dead")
+
+
+def end(settled: Settled) -> str:
+    """Under which of ENDS a lane counts it; an 804 counts as failed."""
+    match settled.result:
+        case Completed():
+            return "completed"
+        case Refused():
+            return "failed"
+        case Issued() | Redeemed() | Updated():
+            return "booked"
+        case Unchanged():
+            return "unchanged"
+        case Repeated():
+            return "repeated"
+        case _:
+            return "dead"
+
+
+@dataclass(slots=True)
+class Changes:
+    """A batch's rows, added up: one per target."""
+
+    lots: Counter[LotId] = field(default_factory=Counter)  # points to add to what a lot holds
+    redemptions: Counter[RedemptionId] = field(default_factory=Counter)  # points to add to what was given back
+    units: Counter[RedemptionId] = field(default_factory=Counter)
+    customers: set[CustomerId] = field(default_factory=set)
+    identified: dict[tuple[int, str, str], str] = field(default_factory=dict)  # identifiers with their value as given
+    replaced: set[CustomerId] = field(default_factory=set)  # customers whose identifiers were replaced
+    rewards: list[tuple[int, str, int]] = field(default_factory=list)  # units in order: more or fewer redeemed
+    new_lots: set[LotId] = field(default_factory=set)
+    new_redemptions: set[RedemptionId] = field(default_factory=set)
+    reversals: list[tuple[Any, ...]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    refusals: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def add(self, settled: Settled) -> None:
+        """Take in one end."""
+        match settled.result:
+            case Completed() as completed:
+                self._add_completed(settled, completed)
+            case Refused() as refused:
+                self._add_refused(settled, refused)
+            case Issued() as issued:
+                self.new_lots.add((issued.lot.org_id, issued.lot.lot_id))
+                self.entries.append(issued.entry)
+            case Redeemed() as redeemed:
+                self._add_redeemed(redeemed)
+            case Updated() as updated:
+                self._add_updated(updated.feed)
+
+    def _add_completed(self, settled: Settled, completed: Completed) -> None:
+        redemption, request = completed.redemption, completed.request
+        target = (redemption.org_id, redemption.redemption_id)
+        self.redemptions[target] += completed.points
+        self.units[target] += completed.units or 0
+        self.new_lots.update((lot.org_id, lot.lot_id) for lot in completed.new_lots)
+        for part in completed.parts:
+            self.lots[redemption.org_id, part.lot_id] += part.points
+        if completed.units and redemption.reward_id is not None:
+            self.rewards.append((redemption.org_id, redemption.reward_id, -completed.units))
+        self.customers.add((redemption.org_id, redemption.customer_id))
+        self.entries.append(completed.entry)
+        self.reversals.append((
+            request.org_id, completed.reversal_id, request.key, redemption.customer_id, redemption.program_id,
+            redemption.redemption_id, completed.entry.entry_id, completed.points, completed.available, completed.expired,
+            completed.units, completed.sequence, completed.created_at, settled.lane_id, settled.record.offset,
+            settled.record.outcome_id, request.fingerprint(), settled.outcome.decode(),
+        ))  # fmt: skip
+
+    def _add_refused(self, settled: Settled, refused: Refused) -> None:
+        request, error = refused.request, refused.errors[0]
+        if refused.customer_id is not None:
+            self.customers.add((request.org_id, refused.customer_id))
+        kept = settled.outcome if refused.existing is None else encode_refused(refused, with_existing=False)
+        self.refusals.append((
+            request.org_id, settled.lane_id, settled.record.offset, settled.record.outcome_id, request.key,
+            error.code.number, error.code.label, error.message, refused.customer_id, refused.sequence,
+            refused.redemption_id, refused.order_id, refused.failed_at, kept.decode(),
+        ))  # fmt: skip
+
+    def _add_redeemed(self, redeemed: Redeemed) -> None:
+        redemption = redeemed.redemption
+        self.new_redemptions.add((redemption.org_id, redemption.redemption_id))
+        for lot_id, points in redemption.lots:
+            self.lots[redemption.org_id, lot_id] -= points
+        if redemption.reward_id is not None and redemption.quantity:
+            self.rewards.append((redemption.org_id, redemption.reward_id, redemption.quantity))
+        self.entries.append(redeemed.entry)
+
+    def _add_updated(self, feed: CustomerUpdated) -> None:
+        customer = (feed.org_id, feed.customer_id)
+        self.customers.add(customer)
+        if feed.identifiers is not None:
+            self.replaced.add(customer)
+            for identifier in feed.identifiers:
+                self.identified[feed.org_id, identifier.type, identifier.lookup] = identifier.value
+
+
+async def write(connection: Connection, batch: Batch, created: set[CustomerId], outbox: list[Outgoing],
+                position: int) -> None:  # fmt: skip
+    """Write all of a batch but its lane. `created`: customers that this transaction made; `position`: of the first
+    outbox row. Raises Restart where another lane settled one of the waiting records meanwhile."""
+    changes = Changes()
+    for settled in batch.settled:
+        changes.add(settled)
+    ledger = batch.ledger
+    lots = [ledger.lots[key] for key in sorted(changes.new_lots)]
+    redemptions = [ledger.redemptions[key] for key in sorted(changes.new_redemptions)]
+    await _write_customers(connection, ledger, changes)
+    await _write_points(connection, changes, lots, redemptions)
+    kept = changes.customers | {(one.org_id, one.customer_id) for one in [*lots, *redemptions]}
+    if created - kept:
+        await connection.execute(sql("delete_customers"), *columns(created - kept, 2))
+    await _append(connection, changes)
+    await _write_waiting(connection, batch)
+    await _write_rewards(connection, changes)
+    await _write_outbox(connection, batch, outbox, position)
+
+
+async def _update(connection: Connection, name: str, rows: Iterable[tuple[Any, ...]], width: int) -> None:
+    """Run an update that must find each of its targets."""
+    arrays = columns(rows, width)
+    if not arrays[0]:
+        return
+    status = await connection.execute(sql(name), *arrays)
+    found = int(status.rsplit(" ", 1)[1])
+    if found != len(arrays[0]):
+        raise AssertionError(f"{name} found {found} of {len(arrays[0])} rows under lock")
+
+
+async def _write_customers(connection: Connection, ledger: Ledger, changes: Changes) -> None:
+    rows = []
+    for key in changes.customers:
+        customer = ledger.customers[key]
+        rows.append((*key, customer.status, customer.locked_until, customer.sequence, customer.updated_at))
+    rows.sort(key=lambda row: row[:2])
+    if rows:
+        await connection.execute(sql("update_customers"), *(list(column) for column in zip(*rows, strict=True)))
+    if changes.replaced:
+        await connection.execute(sql("clear_identifiers"), *columns(changes.replaced, 2))
+        owners = ledger.identifiers
+        put = [(*key, value, owners[key]) for key, value in changes.identified.items() if key in owners]
+        if put:
+            await connection.execute(sql("put_identifiers"), *columns(put, 5))
+
+
+async def _write_points(
+    connection: Connection, changes: Changes, lots: list[Lot], redemptions: list[Redemption]
+) -> None:
+    """New lots and redemptions are appended as they stand at the end; the others are added to."""
+    old_lots = [(*key, points) for key, points in changes.lots.items() if points and key not in changes.new_lots]
+    await _update(connection, "update_lots", old_lots, 3)
+    old_redemptions = [
+        (*key, points, changes.units[key])
+        for key, points in changes.redemptions.items()
+        if key not in changes.new_redemptions
+    ]
+    await _update(connection, "update_redemptions", old_redemptions, 4)
+    await _copy(connection, "lot", LOT, [
+        (lot.org_id, lot.lot_id, lot.customer_id, lot.program_id, lot.points, lot.remaining, lot.expires_at,
+         lot.issued_at, lot.restored_from)
+        for lot in lots
+    ])  # fmt: skip
+    await _copy(connection, "redemption", REDEMPTION, [
+        (one.org_id, one.redemption_id, one.customer_id, one.program_id, one.order_id, one.type, one.points, one.reversed,
+         one.quantity, one.reversed_quantity, None if one.quantity is None else 0, one.reward_id, one.redeemed_at,
+         [lot_id for lot_id, _ in one.lots], [points for _, points in one.lots])
+        for one in redemptions
+    ])  # fmt: skip
+
+
+async def _append(connection: Connection, changes: Changes) -> None:
+    await _copy(connection, "reversal", REVERSAL, changes.reversals)
+    await _copy(connection, "journal", JOURNAL, [
+        (entry.org_id, entry.entry_id, entry.kind, entry.created_at, entry.customer_id, entry.redemption_id,
+         [posting.account for posting in entry.postings], [posting.subject for posting in entry.postings],
+         [posting.points for posting in entry.postings])
+        for entry in changes.entries
+    ])  # fmt: skip
+    await _copy(connection, "refusal", REFUSAL, changes.refusals)
+
+
+async def _write_waiting(connection: Connection, batch: Batch) -> None:
+    settled = [(one.lane_id, one.record.offset, one.record.timestamp_ms) for one in batch.settled if one.waited]
+    if settled:
+        status = await connection.execute(sql("delete_waiting"), *columns(settled, 3))
+        if int(status.rsplit(" ", 1)[1]) != len(settled):
+            raise Restart("another lane settled a waiting record")
+    await _copy(connection, "waiting", WAITING, [_waiting_row(one) for one in batch.parked.values()])
+
+
+def _waiting_row(waiting: Waiting) -> tuple[Any, ...]:
+    """What a record waits by: a feed record by its customer, a return by its redemption, else by its order."""
+    record, message = waiting.record, waiting.message
+    customer_id = redemption_id = order_id = None
+    if isinstance(message, Return):
+        kind, redemption_id = "order.returned", message.redemption_id
+        order_id = message.order_id if redemption_id is None else None
+        org_id = message.org_id
+    else:
+        assert isinstance(message, CustomerUpdated | PointsIssued | PointsRedeemed)
+        kind, org_id, customer_id = str(KINDS[type(message)]), message.org_id, message.customer_id
+    return (
+        waiting.lane_id, record.offset, record.timestamp_ms, kind, org_id, customer_id, redemption_id, order_id,
+        waiting.waits_for, waiting.parked_at, waiting.deadline, record.key, record.value, flat(record.headers),
+    )  # fmt: skip
+
+
+async def _write_rewards(connection: Connection, changes: Changes) -> None:
+    """Rewards are shared by customers: locked late, in one order, and counted in the order of the decisions."""
+    if not changes.rewards:
+        return
+    rows = await connection.fetch(
+        sql("lock_rewards"), *columns({(org_id, reward_id) for org_id, reward_id, _ in changes.rewards}, 2)
+    )
+    rewards = {
+        (row["org_id"], row["reward_id"]): [row["max_total"], row["redeemed_count"], row["status"]] for row in rows
+    }
+    for org_id, reward_id, units in changes.rewards:
+        reward = rewards.get((org_id, reward_id))
+        if reward is None:  # a reward that `load` never named keeps no count
+            continue
+        most, count, status = reward
+        count = max(0, count + units)
+        if most is not None:
+            if units < 0 and status == "OUT_OF_STOCK" and count < most:
+                status = "ACTIVE"
+            elif units > 0 and status == "ACTIVE" and count >= most:
+                status = "OUT_OF_STOCK"
+        reward[1:] = [count, status]
+    await _update(connection, "update_rewards", [(*key, one[1], one[2]) for key, one in rewards.items()], 4)
+
+
+async def _write_outbox(connection: Connection, batch: Batch, outbox: list[Outgoing], position: int) -> None:
+    await _copy(connection, "outbox", OUTBOX, [
+        (batch.lane_id, position + index, one.id, one.aggregatetype, one.aggregateid, one.type, one.topic, one.key,
+         one.payload, flat(one.headers), batch.ledger.now)
+        for index, one in enumerate(outbox)
+    ])  # fmt: skip
+
+
+async def settle_lanes(connection: Connection, batch: Batch) -> Counter[str]:
+    """Count the ends of this lane's records, and write the counts of other lanes' waiting records."""
+    own: Counter[str] = Counter()
+    others: dict[int, Counter[str]] = {}
+    for settled in batch.settled:
+        counts = own if settled.lane_id == batch.lane_id else others.setdefault(settled.lane_id, Counter())
+        counts[end(settled)] += 1
+    if others:
+        kinds = ("completed", "failed", "booked", "unchanged", "dead")
+        rows = [(lane_id, *(counts[kind] for kind in kinds)) for lane_id, counts in others.items()]
+        await connection.execute(sql("settle_lanes"), batch.lane_id, *columns(rows, 6))
+    return own
+
+
+def flat(headers: Iterable[tuple[str, bytes | None]]) -> list[bytes | None]:
+    """Headers as the tables keep them: names and values in turn."""
+    return [part for name, value in headers for part in (name.encode("utf-8", "surrogateescape"), value)]
+
+
+async def _copy(connection: Connection, table: str, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    if rows:
+        await connection.copy_records_to_table(table, records=rows, columns=names)
+
+
+LOT = (
+    "org_id",
+    "lot_id",
+    "customer_id",
+    "program_id",
+    "points",
+    "remaining",
+    "expires_at",
+    "issued_at",
+    "restored_from",
+)
+REDEMPTION = (
+    "org_id", "redemption_id", "customer_id", "program_id", "order_id", "type", "points", "reversed", "quantity",
+    "reversed_quantity", "imported_reversed_quantity", "reward_id", "redeemed_at", "lot_ids", "lot_points",
+)  # fmt: skip
+REVERSAL = (
+    "org_id", "reversal_id", "idempotency_key", "customer_id", "program_id", "redemption_id", "journal_entry_id", "points",
+    "available", "expired", "quantity", "sequence", "created_at", "lane_id", "record_offset", "outcome_id", "fingerprint",
+    "outcome",
+)  # fmt: skip
+JOURNAL = (
+    "org_id", "entry_id", "kind", "created_at", "customer_id", "redemption_id", "accounts", "subjects", "points",
+)  # fmt: skip
+REFUSAL = (
+    "org_id", "lane_id", "record_offset", "outcome_id", "idempotency_key", "code", "name", "message", "customer_id",
+    "sequence", "redemption_id", "order_id", "failed_at", "outcome",
+)  # fmt: skip
+WAITING = (
+    "lane_id", "record_offset", "timestamp_ms", "kind", "org_id", "customer_id", "redemption_id", "order_id", "waits_for",
+    "parked_at", "deadline", "record_key", "value", "headers",
+)  # fmt: skip
+OUTBOX = (
+    "lane_id", "position", "id", "aggregatetype", "aggregateid", "type", "topic", "record_key", "payload", "headers",
+    "created_at",
+)  # fmt: skip

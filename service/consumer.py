@@ -1,0 +1,385 @@
+"""Kafka in: which partitions this process has, and one worker for each that takes its records in order.
+
+A worker owns its lane, seeks to the stored offset and goes on from there; on any doubt it starts again from what is
+stored. Postgres is the truth; offsets committed to Kafka only serve tools that show lag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import (
+    CorruptRecordException,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+
+from service.kafka import client_options, input_bytes
+from service.lane import Publisher, clear, own, publish
+from service.logs import log, words
+from service.metrics import Metrics
+from service.pipeline import Lane, Pipeline, Taken
+from service.records import DeadLetterReason, Record, Unreadable
+from service.settings import Settings
+from service.store import LaneLost
+
+POLL_MS = 100  # an idle worker looks this often whether there is something else to do
+DUE_SECONDS = 1.0  # waiting records are looked up again this often
+COMMIT_SECONDS = 5.0  # offsets go to Kafka this often, for tools that show lag
+LOOK_SECONDS = 5.0  # a stopped lane looks this often whether somebody mended it
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.1, 5.0
+PEEK_SECONDS = 5.0  # reading the last record again on assignment may take so long
+
+
+class LaneStopped(Exception):
+    """A lane cannot go on without a person; the message names the lane, what is wrong, and the way out."""
+
+
+class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
+    """The process's consumer with a worker for each partition it was given."""
+
+    def __init__(
+        self, settings: Settings, pool: asyncpg.Pool, publisher: Publisher, metrics: Metrics, owner: str
+    ) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.publisher = publisher
+        self.metrics = metrics
+        self.owner = owner
+        self.pipeline = Pipeline(pool, settings)
+        self.workers: dict[TopicPartition, Worker] = {}
+        self.assigned = False  # the group has answered, if only with no partition
+        self.consumer = AIOKafkaConsumer(
+            **client_options(settings.kafka),
+            group_id=settings.kafka.group_id,
+            group_instance_id=settings.kafka.group_instance_id,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            session_timeout_ms=settings.kafka.session_timeout_ms,
+            heartbeat_interval_ms=settings.kafka.heartbeat_interval_ms,
+            rebalance_timeout_ms=settings.kafka.rebalance_timeout_ms,
+            max_poll_interval_ms=2**31 - 1,  # a worker that waits for Postgres must not lose its place in the group
+            fetch_max_wait_ms=settings.kafka.fetch_max_wait_ms,
+            max_partition_fetch_bytes=input_bytes(settings),
+            metadata_max_age_ms=10_000,
+            partition_assignment_strategy=(RoundRobinPartitionAssignor,),
+        )
+
+    async def start(self) -> None:
+        """Join the group. Raises KafkaError where the brokers do not answer."""
+        self.consumer.subscribe(topics=list(self.settings.topics.inputs()), listener=self)
+        await self.consumer.start()
+
+    async def stop(self) -> None:
+        """Finish what is under way, then leave the group. Bounded by drain_seconds."""
+        await self._end_workers(list(self.workers), self.settings.drain_seconds)
+        try:
+            await asyncio.wait_for(self.consumer.stop(), 5)
+        except (TimeoutError, KafkaError, OSError) as error:
+            log.warning("service.stopping", error=words(error))
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """The group takes partitions back: their batches are finished first."""
+        gone = [partition for partition in revoked if partition in self.workers]
+        self.metrics.rebalances.inc()
+        await self._end_workers(gone, self.settings.kafka.rebalance_timeout_ms / 2000)
+        log.info("partitions.revoked", partitions=_names(gone))
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """The group gives partitions: each gets a worker."""
+        partitions = list(assigned)
+        await self._end_workers([one for one in self.workers if one not in partitions], 1)
+        for partition in partitions:
+            if partition not in self.workers:
+                self.workers[partition] = Worker(self, partition)
+        self.assigned = True
+        self.metrics.assigned.set(len(self.workers))
+        log.info("partitions.assigned", partitions=_names(partitions))
+
+    async def _end_workers(self, partitions: list[TopicPartition], seconds: float) -> None:
+        workers = [self.workers.pop(partition) for partition in partitions if partition in self.workers]
+        for worker in workers:
+            worker.stopping.set()
+        if workers:
+            _, late = await asyncio.wait([worker.task for worker in workers], timeout=seconds)
+            for task in late:  # what it leaves undone is undone in Postgres too: the next owner goes on from there
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1)
+        self.metrics.assigned.set(len(self.workers))
+
+    async def commit(self) -> None:
+        """Tell Kafka how far the lanes are, for tools that show lag; nothing here depends on it."""
+        offsets = {
+            partition: worker.lane.next_offset
+            for partition, worker in self.workers.items()
+            if worker.lane is not None and worker.lane.next_offset != worker.told
+        }
+        if not offsets:
+            return
+        try:
+            await asyncio.wait_for(self.consumer.commit(offsets), 5)
+        except (KafkaError, TimeoutError, OSError) as error:
+            log.debug("partitions.assigned", error=words(error))
+            return
+        for partition, offset in offsets.items():
+            if partition in self.workers:
+                self.workers[partition].told = offset
+
+
+class Worker:
+    """Takes one partition's records, batch after batch; while one is published the next is already in Postgres."""
+
+    def __init__(self, intake: Intake, partition: TopicPartition) -> None:
+        self.intake = intake
+        self.partition = partition
+        self.name = f"{partition.topic}/{partition.partition}"
+        self.lane: Lane | None = None
+        self.told = -1  # the offset last committed to Kafka
+        self.stopped: str | None = None  # why the lane cannot go on
+        self.waiting_since: float | None = None  # since when a server does not answer
+        self.stopping = asyncio.Event()
+        self.publishing: asyncio.Task[None] | None = None
+        self.held: list[Record] = []
+        self.task = asyncio.create_task(self._run(), name=self.name)
+
+    async def _run(self) -> None:
+        backoff = FIRST_BACKOFF_SECONDS
+        while not self.stopping.is_set():
+            started = time.monotonic()
+            try:
+                await self._own()
+                await self._flow()
+            except asyncio.CancelledError:
+                raise
+            except LaneStopped as error:
+                if self.stopped != str(error):
+                    log.error("lane.stopped", lane=self.name, reason=str(error))
+                self.stopped = str(error)
+                await self._pause(LOOK_SECONDS)
+            except LaneLost as error:
+                log.warning("lane.lost", lane=self.name, reason=str(error))
+                await self._pause(random.uniform(0.1, 1))
+            except Exception as error:
+                self._log_doubt(error)
+                if time.monotonic() - started > LONGEST_BACKOFF_SECONDS * 2:
+                    backoff = FIRST_BACKOFF_SECONDS
+                await self._pause(random.uniform(backoff / 2, backoff))
+                backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+            finally:
+                await self._abandon_publication()
+
+    def _log_doubt(self, error: Exception) -> None:
+        world = isinstance(error, KafkaError | asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError)
+        self.waiting_since = self.waiting_since or time.time()
+        log.warning(
+            "lane.doubt",
+            lane=self.name,
+            error=words(error),
+            since_seconds=round(time.time() - self.waiting_since, 1),
+            exc_info=None if world else error,
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    async def _own(self) -> None:
+        """Fence, drain the outbox, check that the topic is still the one that was read, seek to the stored offset."""
+        self.held = []
+        intake = self.intake
+        self.lane = lane = await own(
+            intake.pool, intake.publisher, self.partition.topic, self.partition.partition, intake.owner
+        )
+        try:
+            await self._check_topic(lane)
+        except OffsetOutOfRangeError:
+            await self._out_of_range(lane)
+        self._seek(lane.next_offset)
+        self.stopped = None
+        self.waiting_since = None
+
+    def _seek(self, offset: int) -> None:
+        try:
+            self.intake.consumer.seek(self.partition, offset)
+        except IllegalStateError as error:
+            raise LaneLost(f"{self.name} is not assigned any more") from error
+
+    async def _check_topic(self, lane: Lane) -> None:
+        """Read the last record taken once more: another timestamp there means that the topic was recreated."""
+        if lane.last_offset is None or lane.next_offset == 0:
+            return
+        self._seek(lane.last_offset)
+        deadline = time.monotonic() + PEEK_SECONDS
+        while not (records := await self._fetch(1)):
+            if self.stopping.is_set():
+                return
+            if time.monotonic() > deadline:
+                start, end = await self._ends()
+                if not start <= lane.next_offset <= end:
+                    await self._out_of_range(lane)
+                if end <= lane.last_offset + 1 or start > lane.last_offset:
+                    return  # nothing to compare with
+                raise TimeoutError(f"{self.name} does not answer for offset {lane.last_offset}")
+        found = records[0]
+        if found.offset == lane.last_offset and found.timestamp != lane.last_timestamp_ms:
+            raise LaneStopped(
+                f"{self.name}@{lane.last_offset} has the timestamp {found.timestamp}, the record taken there had "
+                f"{lane.last_timestamp_ms}: the topic was recreated. Nothing is taken until `points-reversal lanes "
+                f"reset {self.partition.topic} {self.partition.partition} --to start` says to read it from its start"
+            )
+
+    async def _ends(self) -> tuple[int, int]:
+        starts = await self.intake.consumer.beginning_offsets([self.partition])
+        ends = await self.intake.consumer.end_offsets([self.partition])
+        return starts[self.partition], ends[self.partition]
+
+    async def _out_of_range(self, lane: Lane) -> None:
+        """The stored offset, or the record before it, is not in the log."""
+        start, end = await self._ends()
+        if start <= lane.next_offset <= end:
+            return  # only the record before it is gone
+        if lane.next_offset == 0 and lane.last_offset is None and lane.high_offset == 0:
+            # a new lane begins at the log's start, wherever that is
+            lane.next_offset = 0
+            self._seek(start)
+            return
+        cause = "retention has passed it" if lane.next_offset < start else "the topic was recreated or cut"
+        raise LaneStopped(
+            f"{self.name} stands at the stored offset {lane.next_offset}, the log reaches from {start} to {end}: {cause}. "
+            f"Nothing is taken until `points-reversal lanes reset {self.partition.topic} {self.partition.partition} "
+            f"--to start` (or end, or an offset) says where to go on; it tells what that skips or repeats"
+        )
+
+    async def _fetch(self, most: int) -> list[ConsumerRecord]:
+        """The partition's next records, in order; none after POLL_MS or when the worker is to stop.
+
+        `getmany` waits for as long as a rebalance takes, so it is left as soon as the worker is to stop; it holds no
+        records while it waits, so none are lost with it.
+        """
+        fetch = asyncio.ensure_future(
+            self.intake.consumer.getmany(self.partition, timeout_ms=POLL_MS, max_records=most)
+        )
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait({fetch, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not fetch.done():
+                return []
+            return list(fetch.result().get(self.partition, ()))
+        except NoOffsetForPartitionError:
+            return []  # from before the seek
+        finally:
+            fetch.cancel()
+            stopping.cancel()
+
+    async def _flow(self) -> None:
+        """Batch after batch until the worker is to stop; then publish the last one and clear the outbox."""
+        lane = self.lane
+        assert lane is not None
+        linger_seconds = self.intake.settings.outbox_linger_ms / 1000
+        busy_at = due_at = time.monotonic()
+        while not self.stopping.is_set():
+            records, unreadable = await self._next(lane)
+            if records:
+                taken = await self.intake.pipeline.take(lane, records, records[-1].offset + 1, unreadable)
+                await self._publish(lane, taken)
+                busy_at = time.monotonic()
+            elif self.publishing is not None and self.publishing.done():
+                await self._published()
+            elif time.monotonic() - busy_at > linger_seconds and lane.acknowledged > lane.cleared:
+                await clear(self.intake.pool, lane)
+            if lane.waiting and time.monotonic() - due_at > DUE_SECONDS:
+                due_at = time.monotonic()
+                await self._publish(lane, await self.intake.pipeline.take_due(lane))
+        await self._published()
+        await clear(self.intake.pool, lane)
+
+    async def _publish(self, lane: Lane, taken: list[Taken]) -> None:
+        """Start to publish once the batch before is acknowledged, so that outcomes appear in order."""
+        await self._published()
+        outbox = [one for each in taken for one in each.outbox]
+        if outbox:
+            self.publishing = asyncio.create_task(publish(self.intake.publisher, lane, outbox, taken[0].position))
+        for each in taken:
+            self.intake.metrics.observe(self.name, each)
+
+    async def _published(self) -> None:
+        if self.publishing is not None:
+            publishing, self.publishing = self.publishing, None
+            await publishing
+
+    async def _abandon_publication(self) -> None:
+        """After a doubt nothing is published from memory: the outbox has it."""
+        publishing, self.publishing = self.publishing, None
+        if publishing is not None:
+            publishing.cancel()
+            await asyncio.wait([publishing])
+
+    async def _next(self, lane: Lane) -> tuple[list[Record], dict[int, Unreadable]]:
+        """The next batch, bounded by records and by bytes, and which of it cannot be read at all."""
+        settings = self.intake.settings
+        if not self.held:
+            try:
+                fetched = await self._fetch(settings.batch_records)
+            except OffsetOutOfRangeError:
+                await self._out_of_range(lane)
+                return [], {}
+            except CorruptRecordException:
+                record = await self._corrupt(lane)
+                return [record], {record.offset: Unreadable(DeadLetterReason.CORRUPT, "its checksum does not fit")}
+            self.held = [_record(one) for one in fetched if one.offset >= lane.next_offset]
+        size = 0
+        for count, record in enumerate(self.held):
+            size += len(record.value or b"") + len(record.key or b"")
+            if count and size > settings.batch_bytes:
+                break
+        else:
+            count = len(self.held)
+        batch, self.held = self.held[:count], self.held[count:]
+        return batch, {}
+
+    async def _corrupt(self, lane: Lane) -> Record:
+        """The coordinates of the record at the stored offset, whose batch fails its checksum, without its value."""
+        consumer = AIOKafkaConsumer(
+            **client_options(self.intake.settings.kafka),
+            group_id=None,
+            check_crcs=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=input_bytes(self.intake.settings),
+        )
+        consumer.assign([self.partition])
+        await consumer.start()
+        try:
+            consumer.seek(self.partition, lane.next_offset)
+            found = await asyncio.wait_for(consumer.getone(self.partition), PEEK_SECONDS)
+        except Exception as error:
+            raise LaneStopped(
+                f"{self.name}@{lane.next_offset} is corrupt and cannot be passed over by itself ({words(error)}). Nothing "
+                f"is taken until `points-reversal lanes reset {self.partition.topic} {self.partition.partition} --to "
+                f"OFFSET` says where to go on"
+            ) from error
+        finally:
+            await consumer.stop()
+        self._seek(found.offset + 1)
+        return Record(self.partition.topic, self.partition.partition, found.offset, found.timestamp, None, None)
+
+
+def _record(one: ConsumerRecord) -> Record:
+    return Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value, tuple(one.headers))
+
+
+def _names(partitions: Iterable[Any]) -> list[str]:
+    return sorted(f"{one.topic}/{one.partition}" for one in partitions)

@@ -1,0 +1,149 @@
+"""Kafka out: owning a lane, publishing what it decided, and emptying its outbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaProducer
+
+from service.kafka import client_options, output_bytes
+from service.logs import log, words
+from service.outbox import Outgoing
+from service.pipeline import Lane
+from service.settings import Settings
+from service.store import sql
+
+PAGE = 500  # outbox rows read at a time
+CLOSE_SECONDS = 5  # a producer that was given up is closed in the background, for so long at most
+
+Publication = tuple[str, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+
+
+class Publisher:
+    """The process's producer. One that failed is thrown away: the idempotent producer cannot recover in place."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._producer: AIOKafkaProducer | None = None
+        self._making = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def _ready(self) -> AIOKafkaProducer:
+        async with self._making:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **client_options(self.settings.kafka),
+                    enable_idempotence=True,
+                    acks="all",
+                    linger_ms=self.settings.kafka.linger_ms,
+                    max_batch_size=256 * 1024,
+                    max_request_size=output_bytes(self.settings),
+                    metadata_max_age_ms=30_000,
+                )
+                try:
+                    await asyncio.wait_for(producer.start(), self.settings.publish_deadline_seconds)
+                except BaseException:
+                    self._close(producer)
+                    raise
+                self._producer = producer
+            return self._producer
+
+    async def publish(self, publications: Iterable[Publication]) -> None:
+        """Send in order and wait for every acknowledgement; raises where one is missing at the deadline.
+
+        After a failure some may be on Kafka and some not: the caller publishes all of them again.
+        """
+        producer = await self._ready()
+        try:
+            async with asyncio.timeout(self.settings.publish_deadline_seconds):
+                sent = [
+                    await producer.send(topic, value, key=key, headers=list(headers))
+                    for topic, key, value, headers in publications
+                ]
+                if sent:
+                    await asyncio.wait(sent)
+                    for one in sent:
+                        one.result()
+        except BaseException as error:
+            self._give_up(producer, error)
+            raise
+
+    def _give_up(self, producer: AIOKafkaProducer, error: BaseException) -> None:
+        if self._producer is producer:
+            self._producer = None
+            log.warning("producer.replaced", error=words(error))
+            self._close(producer)
+
+    def _close(self, producer: AIOKafkaProducer) -> None:
+        task = asyncio.create_task(_close(producer))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def stop(self) -> None:
+        """Close, in bounded time. All lanes are drained before."""
+        if self._producer is not None:
+            self._close(self._producer)
+            self._producer = None
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    try:
+        await asyncio.wait_for(producer.stop(), CLOSE_SECONDS)
+    except Exception as error:
+        log.debug("producer.replaced", error=words(error))
+
+
+async def own(pool: asyncpg.Pool, publisher: Publisher, topic: str, partition: int, owner: str) -> Lane:
+    """Become the lane's owner: fence every earlier one, then publish all that the outbox holds of it.
+
+    The epoch is raised and committed first. That waits for an earlier owner's transaction under way, so that what it
+    commits is seen here, and nothing can be committed by it afterwards.
+    """
+    row = await pool.fetchrow(sql("own_lane"), topic, partition, owner)
+    assert row is not None
+    lane = Lane(
+        lane_id=row["lane_id"],
+        topic=topic,
+        partition=partition,
+        epoch=row["epoch"],
+        next_offset=row["next_offset"],
+        high_offset=row["high_offset"],
+        last_offset=row["last_offset"],
+        last_timestamp_ms=row["last_timestamp_ms"],
+        waiting=row["waiting"],
+        position=row["epoch"] << 32,  # above every position of an earlier epoch
+    )
+    drained = 0
+    while rows := await pool.fetch(sql("load_outbox"), lane.lane_id, lane.acknowledged, PAGE):
+        await publisher.publish(_stored(row) for row in rows)
+        lane.acknowledged = rows[-1]["position"]
+        drained += len(rows)
+    await clear(pool, lane)
+    log.info("lane.owned", lane=f"{topic}/{partition}", epoch=lane.epoch, offset=lane.next_offset, drained=drained)
+    return lane
+
+
+async def clear(pool: asyncpg.Pool, lane: Lane) -> None:
+    """Remove what is acknowledged from the outbox, outside of a batch."""
+    acknowledged = lane.acknowledged
+    if acknowledged > lane.cleared:
+        await pool.execute(sql("clear_outbox"), lane.lane_id, acknowledged, lane.epoch)
+        lane.cleared = acknowledged
+
+
+async def publish(publisher: Publisher, lane: Lane, outbox: Sequence[Outgoing], position: int) -> None:
+    """Publish what a committed batch decided; only then is it acknowledged."""
+    if outbox:
+        await publisher.publish((one.topic, one.key, one.payload, one.headers) for one in outbox)
+        lane.acknowledged = position + len(outbox) - 1
+
+
+def _stored(row: Any) -> Publication:
+    headers = row["headers"]
+    names = (name.decode("utf-8", "surrogateescape") for name in headers[::2])
+    return row["topic"], row["record_key"], row["payload"], list(zip(names, headers[1::2], strict=True))

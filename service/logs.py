@@ -1,0 +1,90 @@
+"""Logs: structlog, JSON unless on a terminal. Event names are an interface: they are listed here and stay."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+
+EVENTS = {
+    "service.started": "the process consumes; its version, group and topics",
+    "service.stopping": "a signal came; what is under way is finished",
+    "service.stopped": "everything is closed",
+    "service.waiting": "a server does not answer; which, since when, what it said",
+    "service.test_clock": "REVERSAL_TEST_CLOCK freezes the decision moment: never in production",
+    "service.broken": "the process ends because something hangs or failed for good",
+    "partitions.assigned": "the group gave this process partitions",
+    "partitions.revoked": "the group took partitions back",
+    "lane.owned": "this process owns a lane: its epoch, where it goes on, how much its outbox still held",
+    "lane.lost": "another process owns a lane now",
+    "lane.stopped": "a lane cannot go on without a person; why, and the command that mends it",
+    "lane.doubt": "a commit or a publication is in doubt; the lane starts again from what is stored",
+    "batch.decided": "one batch: records, outcomes by code, seconds by stage, lag",
+    "record.raised": "deciding one record raised; the fault behind its 804",
+    "refusals.forgotten": "refusals older than refusal_days were deleted",
+    "producer.replaced": "a producer was given up after a failure",
+}
+
+EMAIL = re.compile(r"[^\s\"'=:,;<>()\[\]]+@[^\s\"'=:,;<>()\[\]]+")
+PHONE = re.compile(r"(?<![\w.:-])\+?\(?\d[\d\s().-]{5,}\d(?![\w:-])")
+PERSONAL = {"identifier", "value", "phone", "email", "lookup"}
+
+
+def mask(text: str) -> str:
+    """A text without e-mail addresses and telephone numbers."""
+    return PHONE.sub("[phone]", EMAIL.sub("[email]", text))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {key: "[personal]" if key in PERSONAL else _masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
+    return value
+
+
+def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Mask whatever names a person, also within texts of exceptions."""
+    kept = ("event", "level", "timestamp", "topic", "lane")
+    return {
+        key: item if key in kept else "[personal]" if key in PERSONAL else _masked(item) for key, item in event.items()
+    }
+
+
+def set_up(level: str = "info", style: Literal["auto", "json", "console"] = "auto") -> None:
+    """Configure structlog, and send the libraries' own warnings the same way."""
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+
+
+def words(error: BaseException) -> str:
+    """An error in one bounded line, without what names a person."""
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    return mask(f"{type(error).__name__}: {first}")[:300]
+
+
+log = structlog.get_logger()

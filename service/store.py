@@ -1,0 +1,95 @@
+"""Postgres: the statements by name, connections, and what an error of the database means."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from service.settings import Settings
+
+Connection = asyncpg.Connection | PoolConnectionProxy
+
+
+class Restart(Exception):
+    """The batch met another's change: roll it back and run it again at once. `customers`: to be locked as well."""
+
+    def __init__(self, why: str, customers: Iterable[tuple[int, int]] = ()) -> None:
+        super().__init__(why)
+        self.customers = set(customers)
+
+
+class LaneLost(Exception):
+    """Another process owns the lane now, or its stored offset is not where this process thinks."""
+
+
+@cache
+def sql(name: str) -> str:
+    """The statement in service/sql/NAME.sql."""
+    return files("service").joinpath("sql", f"{name}.sql").read_text("utf-8")
+
+
+def columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    """Rows as array parameters, one per column, sorted, so that rows are locked in one order."""
+    turned = [list(column) for column in zip(*sorted(rows), strict=True)]
+    return turned or [[] for _ in range(width)]
+
+
+def blames_a_record(error: BaseException) -> bool:
+    """Whether some record of the batch is at fault (data, constraints, sizes), not the world (architecture, "Rules")."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "")[:2] in ("22", "23", "54")
+    if isinstance(error, asyncpg.DataError):
+        return True
+    return not isinstance(error, OSError | asyncpg.InterfaceError | TimeoutError | EOFError)
+
+
+def meets_another(error: BaseException) -> bool:
+    """Whether another batch's commit got in between, so that the same batch run again sees it."""
+    return isinstance(
+        error,
+        asyncpg.UniqueViolationError
+        | asyncpg.ForeignKeyViolationError
+        | asyncpg.DeadlockDetectedError
+        | asyncpg.SerializationError
+        | Restart,
+    )
+
+
+async def _bound_silence(connection: asyncpg.Connection, tcp_user_timeout_ms: int) -> None:
+    """A peer that vanished is noticed, whatever the kernel's defaults."""
+    transport = getattr(connection, "_transport", None)
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, tcp_user_timeout_ms)
+
+
+async def connect(settings: Settings) -> asyncpg.Pool:
+    """A pool whose sessions are bounded in time, so that a frozen process holds no customer for ever."""
+
+    async def prepare(connection: asyncpg.Connection) -> None:
+        await _bound_silence(connection, settings.tcp_user_timeout_ms)
+
+    return await asyncpg.create_pool(
+        settings.database_url.get_secret_value(),
+        min_size=1,
+        max_size=settings.database_connections,
+        max_inactive_connection_lifetime=300,
+        timeout=10,
+        command_timeout=settings.statement_timeout_ms / 1000 + 5,
+        init=prepare,
+        server_settings={
+            "application_name": "points-reversal",
+            "timezone": "UTC",
+            "jit": "off",
+            "statement_timeout": str(settings.statement_timeout_ms),
+            "lock_timeout": str(settings.lock_timeout_ms),
+            "idle_in_transaction_session_timeout": str(settings.idle_in_transaction_timeout_ms),
+            "tcp_user_timeout": str(settings.tcp_user_timeout_ms),
+        },
+    )
