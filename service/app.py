@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from aiokafka.errors import KafkaError
 
 from service import __version__
 from service.consumer import COMMIT_SECONDS, Intake
+from service.failpoint import arm
 from service.health import BEAT_SECONDS, Health, serve
 from service.lane import Publisher
 from service.logs import log, words
@@ -49,6 +51,7 @@ class App:
         settings = self.settings
         if settings.test_clock is not None:
             log.warning("service.test_clock", now=settings.test_clock.isoformat())
+        arm(settings.test_failpoint)
         stop_serving = None
         if settings.http_port:
             stop_serving = serve(settings.http_host, settings.http_port, self.health, self.metrics)
@@ -79,6 +82,8 @@ class App:
                 topics=list(self.settings.topics.inputs()),
             )
             self.health.say("service", None)
+            gc.freeze()  # what is loaded by now stays: the collector need not look at it again
+            gc.set_threshold(50_000, 20, 50)
             chores = [
                 asyncio.create_task(self._probe(pool, intake)),
                 asyncio.create_task(self._commit(intake)),

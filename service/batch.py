@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -39,7 +39,7 @@ from service.records import (
 Result = Completed | Refused | Repeated | Booking | Unreadable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settled:
     """What became of one record. `also`: 804's dead letter beside its outcome. `waited`: it lies in the table waiting."""
 
@@ -123,11 +123,13 @@ class Batch:
             outcome = encode_completed(result)
             reversal.apply(self.ledger, result)
             reversal.claim(self.ledger, result, settled.record.outcome_id, outcome)
-            self.settled.append(replace(settled, outcome=outcome))
+            settled.outcome = outcome
+            self.settled.append(settled)
             return [(result.request.org_id, result.redemption.customer_id)]
         if isinstance(result, Refused):
             reversal.apply(self.ledger, result)
-            self.settled.append(replace(settled, outcome=encode_refused(result)))
+            settled.outcome = encode_refused(result)
+            self.settled.append(settled)
             return []
         self.settled.append(settled)
         if isinstance(result, Repeated | Unreadable):

@@ -27,6 +27,9 @@ Consumed = tuple[tuple[str, int], ...]
 
 def book(feed: Feed, ledger: Ledger, new_id: Callable[[], UUID]) -> Booking:
     """What becomes of a feed record at `ledger.now`; the customer need not exist yet."""
+    fault = _never_bookable(feed)
+    if fault is not None:
+        return NotBookable(fault)
     org = ledger.orgs.get(feed.org_id)
     if org is None:
         return Waits(f"org {feed.org_id} to be configured")
@@ -47,14 +50,37 @@ def apply(ledger: Ledger, booking: Booking) -> None:
         _apply_updated(ledger, booking.feed)
 
 
+def _never_bookable(feed: Feed) -> str | None:
+    """What is wrong with a feed record in itself, whatever the ledger holds."""
+    if isinstance(feed, CustomerUpdated):
+        for identifier in feed.identifiers or ():
+            if identifier.type == "ID" and identifier.lookup != str(feed.customer_id):
+                return f"customer {feed.customer_id} cannot have another customer's ID as its identifier"
+        return None
+    if isinstance(feed, PointsIssued):
+        return None
+    what, type_ = f"redemption {feed.redemption_id}", _type(feed)
+    if (type_ == UNIT_BASED) != (feed.quantity is not None):
+        return f"{what} is {type_}: a quantity belongs to a {UNIT_BASED} redemption and to no other"
+    if feed.lots is None:
+        return None
+    total = sum(points for _, points in feed.lots)
+    if total != feed.points:
+        return f"{what} is of {format_points(feed.points)} points, its lots add up to {format_points(total)}"
+    if len({lot_id for lot_id, _ in feed.lots}) < len(feed.lots):
+        return f"{what} names a lot more than once"
+    return None
+
+
+def _type(feed: PointsRedeemed) -> str:
+    return feed.type if feed.type is not None else "RAW"
+
+
 def _update(feed: CustomerUpdated, ledger: Ledger) -> Booking:
     customer = ledger.customers.get((feed.org_id, feed.customer_id))
     stored = customer.updated_at if customer is not None else None
     if stored is not None and feed.updated_at is not None and feed.updated_at < stored:
         return Unchanged()
-    for identifier in feed.identifiers or ():
-        if identifier.type == "ID" and identifier.lookup != str(feed.customer_id):
-            return NotBookable(f"customer {feed.customer_id} cannot have another customer's ID as its identifier")
     return Updated(feed)
 
 
@@ -89,10 +115,6 @@ def _redeem(feed: PointsRedeemed, org: Org, ledger: Ledger, new_id: Callable[[],
     known = ledger.redemptions.get((feed.org_id, feed.redemption_id))
     if known is not None:
         return _seen_before(f"redemption {feed.redemption_id}", _content(feed, known))
-    type_ = feed.type or "RAW"
-    fault = _never_bookable(feed, type_)
-    if fault is not None:
-        return NotBookable(fault)
     program_id = _program_id(feed.program_id, org)
     if program_id is None:
         return Waits(_missing_program(feed.program_id, org))
@@ -110,11 +132,11 @@ def _redeem(feed: PointsRedeemed, org: Org, ledger: Ledger, new_id: Callable[[],
         customer_id=feed.customer_id,
         program_id=program_id,
         order_id=feed.order_id,
-        type=type_,
+        type=_type(feed),
         points=feed.points,
         reversed=0,
         quantity=feed.quantity,
-        reversed_quantity=0 if type_ == UNIT_BASED else None,
+        reversed_quantity=None if feed.quantity is None else 0,
         reward_id=feed.reward_id,
         redeemed_at=redeemed_at,
         lots=lots,
@@ -143,21 +165,6 @@ def _seen_before(what: str, given: dict[str, tuple[Any, Any]]) -> Booking:
     if not differing:
         return Unchanged()
     return NotBookable(f"{what} is known with another {', '.join(differing)}")
-
-
-def _never_bookable(feed: PointsRedeemed, type_: str) -> str | None:
-    """What is wrong with a redemption in itself, whatever the ledger holds."""
-    what = f"redemption {feed.redemption_id}"
-    if (type_ == UNIT_BASED) != (feed.quantity is not None):
-        return f"{what} is {type_}: a quantity belongs to a {UNIT_BASED} redemption and to no other"
-    if feed.lots is None:
-        return None
-    total = sum(points for _, points in feed.lots)
-    if total != feed.points:
-        return f"{what} is of {format_points(feed.points)} points, its lots add up to {format_points(total)}"
-    if len({lot_id for lot_id, _ in feed.lots}) < len(feed.lots):
-        return f"{what} names a lot more than once"
-    return None
 
 
 def _take_as_named(

@@ -42,6 +42,14 @@ class Case:
     listed: list[str]
     governing: Program | None
     known: Customer | None
+    _ask: Ask | None = None
+
+    @property
+    def ask(self) -> Ask:
+        """What the return asks for, from rule 10 on."""
+        if self._ask is None:
+            self._ask = asked(self)
+        return self._ask
 
     @property
     def ambiguous(self) -> bool:

@@ -344,7 +344,8 @@ def write_file(path: Path, text: str, *, mode: int = 0o644, owner: tuple[int, in
     """Replaces a file as a whole: a reader sees the old text or the new one, never a part."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     unfinished.unlink(missing_ok=True)
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         if owner is not None:
             os.fchown(file.fileno(), *owner)

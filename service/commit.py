@@ -9,6 +9,7 @@ from typing import Any
 
 from service.batch import Batch, Settled
 from service.ledger import CustomerId, Entry, Ledger, Lot, LotId, Redemption, RedemptionId, Waiting
+from service.headers import written
 from service.outbox import Outgoing
 from service.outcomes import Completed, Issued, Redeemed, Refused, Repeated, Unchanged, Updated
 from service.published import encode_refused
@@ -52,11 +53,11 @@ class Changes:
     entries: list[Entry] = field(default_factory=list)
     refusals: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def add(self, settled: Settled) -> None:
+    def add(self, settled: Settled, ledger: Ledger) -> None:
         """Take in one end."""
         match settled.result:
             case Completed() as completed:
-                self._add_completed(settled, completed)
+                self._add_completed(settled, completed, ledger)
             case Refused() as refused:
                 self._add_refused(settled, refused)
             case Issued() as issued:
@@ -67,7 +68,7 @@ class Changes:
             case Updated() as updated:
                 self._add_updated(updated.feed)
 
-    def _add_completed(self, settled: Settled, completed: Completed) -> None:
+    def _add_completed(self, settled: Settled, completed: Completed, ledger: Ledger) -> None:
         redemption, request = completed.redemption, completed.request
         target = (redemption.org_id, redemption.redemption_id)
         self.redemptions[target] += completed.points
@@ -83,7 +84,8 @@ class Changes:
             request.org_id, completed.reversal_id, request.key, redemption.customer_id, redemption.program_id,
             redemption.redemption_id, completed.entry.entry_id, completed.points, completed.available, completed.expired,
             completed.units, completed.sequence, completed.created_at, settled.lane_id, settled.record.offset,
-            settled.record.outcome_id, request.fingerprint(), settled.outcome.decode(),
+            settled.record.outcome_id, 
+            ledger.keys[request.org_id, request.key].fingerprint, settled.outcome.decode(),
         ))  # fmt: skip
 
     def _add_refused(self, settled: Settled, refused: Refused) -> None:
@@ -120,9 +122,9 @@ async def write(connection: Connection, batch: Batch, created: set[CustomerId], 
     """Write all of a batch but its lane. `created`: customers that this transaction made; `position`: of the first
     outbox row. Raises Restart where another lane settled one of the waiting records meanwhile."""
     changes = Changes()
-    for settled in batch.settled:
-        changes.add(settled)
     ledger = batch.ledger
+    for settled in batch.settled:
+        changes.add(settled, ledger)
     lots = [ledger.lots[key] for key in sorted(changes.new_lots)]
     redemptions = [ledger.redemptions[key] for key in sorted(changes.new_redemptions)]
     await _write_customers(connection, ledger, changes)
@@ -221,7 +223,7 @@ def _waiting_row(waiting: Waiting) -> tuple[Any, ...]:
         kind, org_id, customer_id = str(KINDS[type(message)]), message.org_id, message.customer_id
     return (
         waiting.lane_id, record.offset, record.timestamp_ms, kind, org_id, customer_id, redemption_id, order_id,
-        waiting.waits_for, waiting.parked_at, waiting.deadline, record.key, record.value, flat(record.headers),
+        waiting.waits_for, waiting.parked_at, waiting.deadline, record.key, record.value, written(record.headers),
     )  # fmt: skip
 
 
@@ -253,7 +255,7 @@ async def _write_rewards(connection: Connection, changes: Changes) -> None:
 async def _write_outbox(connection: Connection, batch: Batch, outbox: list[Outgoing], position: int) -> None:
     await _copy(connection, "outbox", OUTBOX, [
         (batch.lane_id, position + index, one.id, one.aggregatetype, one.aggregateid, one.type, one.topic, one.key,
-         one.payload, flat(one.headers), batch.ledger.now)
+         one.payload, written(one.headers), batch.ledger.now)
         for index, one in enumerate(outbox)
     ])  # fmt: skip
 
@@ -270,11 +272,6 @@ async def settle_lanes(connection: Connection, batch: Batch) -> Counter[str]:
         rows = [(lane_id, *(counts[kind] for kind in kinds)) for lane_id, counts in others.items()]
         await connection.execute(sql("settle_lanes"), batch.lane_id, *columns(rows, 6))
     return own
-
-
-def flat(headers: Iterable[tuple[str, bytes | None]]) -> list[bytes | None]:
-    """Headers as the tables keep them: names and values in turn."""
-    return [part for name, value in headers for part in (name.encode("utf-8", "surrogateescape"), value)]
 
 
 async def _copy(connection: Connection, table: str, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

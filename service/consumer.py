@@ -23,6 +23,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
+from service.failpoint import reach
 from service.kafka import client_options, input_bytes
 from service.lane import Publisher, clear, own, publish
 from service.logs import log, words
@@ -92,6 +93,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         """The group takes partitions back: their batches are finished first."""
         gone = [partition for partition in revoked if partition in self.workers]
         self.metrics.rebalances.inc()
+        if gone:
+            reach("revoked")
         await self._end_workers(gone, self.settings.kafka.rebalance_timeout_ms / 2000)
         log.info("partitions.revoked", partitions=_names(gone))
 

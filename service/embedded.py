@@ -105,7 +105,7 @@ def serve(directory: Path | None = None, env_file: Path | None = None, progress:
                         progress(f"{server.name} has died; stopping the other\n{server.log_tail()}")
                         return 1
             progress("stopping Kafka and Postgres")
-    except EmbeddedError as error:
+    except (EmbeddedError, OSError) as error:
         if wanted_end.is_set():
             return 0
         progress(f"error: {error}")

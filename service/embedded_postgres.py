@@ -122,7 +122,7 @@ class EmbeddedPostgres(Server):
 
     def _initialize(self) -> None:
         write_file(self.directory / "password", secrets.token_urlsafe(24), mode=0o600)
-        password_file = self.home / "password"
+        password_file = self.home / "password.initdb"
         write_file(password_file, self._password(), mode=0o600, owner=self._user)
         # Built aside and then renamed: one that was interrupted is never taken for a whole one.
         unfinished = self.home / "data.unfinished"

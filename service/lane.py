@@ -9,6 +9,8 @@ from typing import Any
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
+from service.failpoint import reach
+from service.headers import read
 from service.kafka import client_options, output_bytes
 from service.logs import log, words
 from service.outbox import Outgoing
@@ -118,11 +120,13 @@ async def own(pool: asyncpg.Pool, publisher: Publisher, topic: str, partition: i
         waiting=row["waiting"],
         position=row["epoch"] << 32,  # above every position of an earlier epoch
     )
+    reach("owned")
     drained = 0
     while rows := await pool.fetch(sql("load_outbox"), lane.lane_id, lane.acknowledged, PAGE):
         await publisher.publish(_stored(row) for row in rows)
         lane.acknowledged = rows[-1]["position"]
         drained += len(rows)
+    reach("drained")
     await clear(pool, lane)
     log.info("lane.owned", lane=f"{topic}/{partition}", epoch=lane.epoch, offset=lane.next_offset, drained=drained)
     return lane
@@ -140,10 +144,9 @@ async def publish(publisher: Publisher, lane: Lane, outbox: Sequence[Outgoing], 
     """Publish what a committed batch decided; only then is it acknowledged."""
     if outbox:
         await publisher.publish((one.topic, one.key, one.payload, one.headers) for one in outbox)
+        reach("published")
         lane.acknowledged = position + len(outbox) - 1
 
 
 def _stored(row: Any) -> Publication:
-    headers = row["headers"]
-    names = (name.decode("utf-8", "surrogateescape") for name in headers[::2])
-    return row["topic"], row["record_key"], row["payload"], list(zip(names, headers[1::2], strict=True))
+    return row["topic"], row["record_key"], row["payload"], read(row["headers"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 from itertools import islice
 from uuid import UUID
 
@@ -188,8 +189,7 @@ class Ledger:
         return self._owned.get((org_id, customer_id), [])
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
+class Posting(NamedTuple):
     """One line of a journal entry: `account` is held, redeemed, issued or opening; `subject` the lot, redemption
     or program id; a positive number of points is a debit. The postings of an entry sum to zero."""
 
@@ -198,8 +198,7 @@ class Posting:
     points: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A journal entry; `kind` is issue, redemption, reversal or import."""
 
     org_id: int

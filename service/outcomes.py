@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from service.errors import Error
@@ -11,8 +12,7 @@ from service.ledger import Entry, Lot, Redemption
 from service.records import CustomerUpdated, PointsIssued, PointsRedeemed, Return
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Points that went back to one lot. `expired`: not spendable. `restored_from`: the expired lot whose points a new
     lot carries on (policy extend)."""
 

@@ -18,6 +18,7 @@ import asyncpg
 from service.batch import Batch, Settled
 from service.commit import ENDS, settle_lanes, write
 from service.events import decode
+from service.failpoint import reach
 from service.ledger import CustomerId, Waiting
 from service.outbox import Outgoing, outgoing
 from service.prefetch import prefetch, read_waiting
@@ -84,6 +85,7 @@ class Pipeline:
     def __init__(self, pool: asyncpg.Pool, settings: Settings) -> None:
         self.pool = pool
         self.settings = settings
+        self.new_id = Ids()
 
     async def take(
         self,
@@ -145,18 +147,23 @@ class Pipeline:
             async with connection.transaction():
                 await self._fence(connection, lane)
                 stages.note("fence")
+                reach("fenced")
                 due = await self._load_due(connection, lane, work) if work.due else []
                 batch, created = await self._load(connection, lane, work, due)
                 seen = await self._seen(connection, lane, work)
                 stages.note("load")
+                reach("loaded")
                 self._decide(batch, work, due, seen)
                 outbox = [one for settled in batch.settled for one in outgoing(settled, self.settings)]
                 stages.note("decide")
+                reach("decided")
                 await write(connection, batch, created, outbox, lane.position)
                 counts = await settle_lanes(connection, batch)
                 cleared = await self._move(connection, lane, work, counts)
                 stages.note("write")
+                reach("written")
             stages.note("commit")
+            reach("committed")
         position = lane.position
         lane.position += len(outbox)
         lane.cleared = cleared
@@ -193,7 +200,7 @@ class Pipeline:
             release_records=self.settings.release_records,
             max_record_bytes=self.settings.max_record_bytes,
         )
-        return Batch(ledger, lane.lane_id, self.settings.feed_wait_seconds, uuid7), created
+        return Batch(ledger, lane.lane_id, self.settings.feed_wait_seconds, self.new_id), created
 
     async def _seen(self, connection: Connection, lane: Lane, work: Work) -> set[UUID]:
         """The outcome ids of records that have their outcome already: only below the lane's high offset, where a
@@ -257,7 +264,19 @@ class Stages:
         self._last = now
 
 
-def uuid7() -> UUID:
-    """A UUID of version 7 (RFC 9562): it begins with the time in ms, so that rows are appended to their index."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+class Ids:
+    """Makes UUIDs of version 7 (RFC 9562): they begin with the time in ms, so that rows are appended to their index.
+
+    74 random bits make each one unique; they are drawn for many ids at once.
+    """
+
+    def __init__(self) -> None:
+        self._random = b""
+        self._at = 0
+
+    def __call__(self) -> UUID:
+        if self._at >= len(self._random):
+            self._random, self._at = os.urandom(10 * 256), 0
+        self._at += 10
+        value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(self._random[self._at - 10 : self._at])
+        return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)

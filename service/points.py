@@ -7,6 +7,7 @@ spelling of `text`; the shares of all units of a redemption make its points exac
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 DECIMALS = 3
@@ -61,6 +62,7 @@ def _why_not(text: str) -> str:
     return 'must be digits with an optional fraction, such as "150.5", without sign, exponent or spaces'
 
 
+@lru_cache(maxsize=65536)  # few amounts, each written many times
 def format_points(thousandths: int) -> str:
     """The canonical spelling: `150500` is `"150.5"`; no trailing zeros, no exponent."""
     if thousandths < 0:

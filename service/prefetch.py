@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from service.events import decode
+from service.headers import read
 from service.ledger import (
     Customer,
     CustomerId,
@@ -190,18 +191,13 @@ def _age(waiting: Waiting) -> tuple[datetime, str, int, int]:
 
 def read_waiting(row: Any, max_record_bytes: int) -> Waiting:
     """A row of the table waiting, read again as the message it is."""
-    headers = tuple(
-        (name.decode("utf-8", "surrogateescape"), value)
-        for name, value in zip(row["headers"][::2], row["headers"][1::2], strict=True)
-    )
     record = Record(
         row["topic"],
         row["partition"],
         row["record_offset"],
         row["timestamp_ms"],
         row["record_key"],
-        row["value"],
-        headers,
+        row["value"], read(row["headers"]),
     )
     message = decode(Kind(row["kind"]), record, max_record_bytes)
     return Waiting(row["lane_id"], record, message, row["deadline"], row["parked_at"], row["waits_for"])

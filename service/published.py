@@ -7,7 +7,9 @@ times UTC with a `Z`; an `existing` outcome goes in as the bytes that were publi
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+from uuid import UUID
 
 import orjson
 from pydantic import WithJsonSchema
@@ -38,8 +40,9 @@ PointsText = Annotated[
     str,
     WithJsonSchema({"type": "string", "pattern": "^(?:0|[1-9][0-9]*)(?:\\.[0-9]*[1-9])?$"}),
 ]
-TimeText = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time", "pattern": "Z$"})]
-UuidText = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
+Moment = Annotated[datetime, WithJsonSchema({"type": "string", "format": "date-time", "pattern": "Z$"})]
+ExactTime = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time", "pattern": "\\.[0-9]{6}Z$"})]
+UuidText = Annotated[UUID, WithJsonSchema({"type": "string", "format": "uuid"})]
 ErrorCode = Annotated[int, WithJsonSchema({"enum": sorted({code.number for code in Code})})]
 ErrorName = Annotated[str, WithJsonSchema({"enum": [code.label for code in Code]})]
 ErrorDetails = Annotated[
@@ -72,7 +75,7 @@ class LotBody(TypedDict):
 
     lotId: str
     points: PointsText
-    expiresAt: TimeText | None
+    expiresAt: Moment | None
     expired: bool
     restoredFrom: NotRequired[str]
 
@@ -131,7 +134,7 @@ class CompletedBody(TypedDict):
     balance: BalanceBody
     sequence: int
     warnings: list[WarningBody]
-    createdAt: TimeText
+    createdAt: ExactTime
 
 
 class RefusedBody(TypedDict):
@@ -148,11 +151,11 @@ class RefusedBody(TypedDict):
     reason: str | None
     pointsToBeReversed: PointsText | None
     quantity: int | None
-    returnedAt: TimeText | None
+    returnedAt: Moment | None
     sequence: int | None
     errors: list[ErrorBody]
     existing: CompletedBody | None
-    failedAt: TimeText
+    failedAt: ExactTime
 
 
 def encode_completed(decision: Completed) -> bytes:
@@ -167,8 +170,8 @@ def encode_completed(decision: Completed) -> bytes:
         "orderId": redemption.order_id,
         "returnId": request.return_id,
         "redemptionId": redemption.redemption_id,
-        "reversalId": str(decision.reversal_id),
-        "journalEntryId": str(decision.entry.entry_id),
+        "reversalId": decision.reversal_id,
+        "journalEntryId": decision.entry.entry_id,
         "idempotencyKey": request.key,
         "reason": request.reason,
         "pointsToBeReversed": format_points(decision.asked),
@@ -189,7 +192,7 @@ def encode_completed(decision: Completed) -> bytes:
         "warnings": [{"name": warning.name, "message": warning.message} for warning in decision.warnings],
         "createdAt": exact_time(decision.created_at),
     }
-    return orjson.dumps(body)
+    return orjson.dumps(body, option=orjson.OPT_UTC_Z)
 
 
 def encode_refused(decision: Refused, *, with_existing: bool = True) -> bytes:
@@ -200,14 +203,14 @@ def encode_refused(decision: Refused, *, with_existing: bool = True) -> bytes:
         "programId": request.program_id,
         "customerId": decision.customer_id,
         "identifier": _identifier(request.identifier),
-        "orderId": decision.order_id,
+        "orderId": request.order_id,
         "returnId": request.return_id,
-        "redemptionId": decision.redemption_id,
+        "redemptionId": request.redemption_id,
         "idempotencyKey": request.key,
         "reason": _reason(request),
         "pointsToBeReversed": request.points_text,
         "quantity": request.quantity,
-        "returnedAt": None if request.returned_at is None else plain_time(request.returned_at),
+        "returnedAt": None if request.returned_at is None else request.returned_at.astimezone(UTC),
         "sequence": decision.sequence,
         "errors": [error.document() for error in decision.errors],  # type: ignore[misc]
         "existing": None,
@@ -215,7 +218,7 @@ def encode_refused(decision: Refused, *, with_existing: bool = True) -> bytes:
     }
     if with_existing and decision.existing is not None:
         body["existing"] = orjson.Fragment(decision.existing)  # type: ignore[typeddict-item]
-    return orjson.dumps(body)
+    return orjson.dumps(body, option=orjson.OPT_UTC_Z)
 
 
 def _identifier(identifier: Identifier | None) -> IdentifierBody | None:
@@ -226,7 +229,7 @@ def _lot(part: Part) -> LotBody:
     lot: LotBody = {
         "lotId": part.lot_id,
         "points": format_points(part.points),
-        "expiresAt": None if part.expires_at is None else plain_time(part.expires_at),
+        "expiresAt": None if part.expires_at is None else part.expires_at.astimezone(UTC),
         "expired": part.expired,
     }
     if part.restored_from is not None:
@@ -240,18 +243,15 @@ def _reason(request: Return) -> str | None:
     return None if unread else request.reason
 
 
+@lru_cache(maxsize=256)  # a batch has one moment
 def exact_time(moment: datetime) -> str:
     """UTC to the microsecond: `2026-11-20T01:30:02.123456Z`."""
-    return _utc(moment).isoformat(timespec="microseconds")[:-6] + "Z"
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def plain_time(moment: datetime) -> str:
     """UTC, with a fraction only where there is one: `2027-01-31T00:00:00Z`."""
-    return _utc(moment).isoformat()[:-6] + "Z"
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return moment.astimezone(UTC).isoformat()[:-6] + "Z"
 
 
 def outcome_headers(

@@ -6,8 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import cached_property
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
 
 class Kind(StrEnum):
@@ -36,10 +35,15 @@ class Record:
         """`topic/partition/offset@timestamp`: names this very record, also after its topic was recreated."""
         return f"{self.topic}/{self.partition}/{self.offset}@{self.timestamp_ms}"
 
-    @cached_property
+    @property
     def outcome_id(self) -> UUID:
-        """The `ce_id` of whatever comes of this record: the same record, the same id."""
-        return uuid5(NAMESPACE_URL, "points-reversal:" + self.place)
+        """The `ce_id` of whatever comes of this record: the same record, the same id (RFC 9562, version 8)."""
+        known = self.__dict__.get("_outcome_id")
+        if known is None:
+            digest = int.from_bytes(hashlib.blake2b(self.place.encode(), digest_size=16).digest())
+            known = UUID(int=digest & ~(0xF << 76) & ~(0x3 << 62) | 0x8 << 76 | 0x2 << 62)
+            self.__dict__["_outcome_id"] = known
+        return known
 
 
 @dataclass(frozen=True, slots=True)

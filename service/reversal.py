@@ -12,9 +12,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from service.case import Ask, Case, ContradictionError, asked, examine
+from service.case import Ask, Case, ContradictionError, examine
 from service.errors import Code, Error
-from service.ledger import Entry, Existing, Ledger, Lot, Posting
+from service.ledger import Entry, Existing, Ledger, Lot, Posting, Redemption
 from service.outcomes import Completed, Decision, Parked, Part, Refused, Repeated
 from service.outcomes import Warning as Remark
 from service.points import format_points
@@ -52,7 +52,7 @@ def decide(
             if until is not None:
                 return Parked(request, until)
         return _refuse(case, tuple(Error(rule.code, message, details) for message, details in whys))
-    return _complete(case, asked(case), new_id)
+    return _complete(case, case.ask, new_id)
 
 
 def failed(request: Return, ledger: Ledger) -> Refused:
@@ -166,9 +166,7 @@ def _give_back(
         return (), (), ()
     if not redemption.lots:
         lot = _new_lot(case, points, None, new_id)
-        ends = f"expires {spoken(lot.expires_at)}" if lot.expires_at else "never expires"
-        message = f"redemption {redemption.redemption_id} kept no lots: its points return as a new lot that {ends}"
-        return (_part(lot, points, now),), (lot,), (Remark("no_lots_kept", message),)
+        return (_part(lot, points, now),), (lot,), (_kept_no_lots(redemption, lot),)
     parts: list[Part] = []
     new_lots: list[Lot] = []
     for lot_id, part in restore(redemption.lots, redemption.reversed, points).items():
@@ -183,13 +181,19 @@ def _give_back(
                 f"lot {lot_id} would hold more than the {format_points(lot.points)} it was issued with"
             )
         parts.append(_part(lot, part, now))
-    if not new_lots:
-        return tuple(parts), (), ()
-    extended = format_points(sum(lot.points for lot in new_lots))
-    until = new_lots[0].expires_at
-    message = f"{extended} points of {len(new_lots)} expired lot{'s' if len(new_lots) > 1 else ''} came back as new"
-    message += f" lots that expire {spoken(until)}" if until else " lots"
-    return tuple(parts), tuple(new_lots), (Remark("expired_lots_extended", message),)
+    return tuple(parts), tuple(new_lots), tuple(_extended(lot) for lot in new_lots)
+
+
+def _kept_no_lots(redemption: Redemption, lot: Lot) -> Remark:
+    what = f"redemption {redemption.redemption_id} kept no lots: {format_points(lot.points)} points came back"
+    ends = f"expires {spoken(lot.expires_at)}" if lot.expires_at is not None else "never expires"
+    return Remark("no_lots_kept", f"{what} as a new lot that {ends}")
+
+
+def _extended(lot: Lot) -> Remark:
+    assert lot.expires_at is not None  # rule 7 sees to the graceDays
+    what = f"{format_points(lot.points)} points of the expired lot {lot.restored_from} came back as a new lot"
+    return Remark("expired_lot_extended", f"{what} that expires {spoken(lot.expires_at)}")
 
 
 def _new_lot(case: Case, points: int, restored_from: str | None, new_id: Callable[[], UUID]) -> Lot:
@@ -201,7 +205,7 @@ def _new_lot(case: Case, points: int, restored_from: str | None, new_id: Callabl
         program_id=redemption.program_id,
         points=points,
         remaining=points,
-        expires_at=_later(case.now, grace_days * 86_400) if grace_days is not None and grace_days >= 1 else None,
+        expires_at=_later(case.now, grace_days * 86_400) if grace_days is not None else None,
         issued_at=case.now,
         restored_from=restored_from,
     )

@@ -16,7 +16,6 @@ from service.case import (
     Ask,
     Case,
     ContradictionError,
-    asked,
     customer_named,
     units_left,
     units_of,
@@ -192,7 +191,7 @@ def _outside_the_conditions(case: Case) -> list[Why] | None:
                 returnedAt=plain_time(returned_at),
                 reversalWindowDays=str(days),
             )
-    ask = asked(case)
+    ask = case.ask
     if redemption.remaining == 0 or ask.everything:
         return None
     if ask.points < program.minimum_points:
@@ -221,7 +220,7 @@ def _too_many_lately(case: Case) -> list[Why] | None:
 
 
 def _more_than_remains(case: Case) -> list[Why] | None:
-    redemption, ask = case.redemption, asked(case)
+    redemption, ask = case.redemption, case.ask
     short = ask.points > redemption.remaining if ask.units is None else ask.units > units_left(redemption)
     if not short and redemption.remaining > 0:
         return None
@@ -264,7 +263,7 @@ def contradictions(program: Program) -> list[str]:
         found.append(f"minimumPoints is {format_points(program.minimum_points)}, it must not be negative")
     elif decimals_sound and program.minimum_points % 10 ** (MAX_DECIMALS - program.decimals):
         least = format_points(program.minimum_points)
-        found.append(f"minimumPoints is {least}, finer than the program's {program.decimals} decimals")
+        found.append(f"minimumPoints is {least}, finer than the program's decimals ({program.decimals})")
     count, days = program.max_reversals_count, program.max_reversals_days
     if (count is None) != (days is None):
         found.append("maxReversals needs both count and days")
@@ -274,8 +273,10 @@ def contradictions(program: Program) -> list[str]:
         found.append(f"maxReversals.days is {days}, it must be at least 1")
     if program.expired_lots_policy not in ("keep", "extend"):
         found.append(f"expiredLots.policy is {program.expired_lots_policy}, it must be keep or extend")
-    elif program.expired_lots_policy == "extend" and (program.grace_days is None or program.grace_days < 1):
-        found.append("expiredLots.policy extend needs graceDays of at least 1")
+    elif program.expired_lots_policy == "extend" and program.grace_days is None:
+        found.append("expiredLots.policy extend needs graceDays")
+    if program.grace_days is not None and program.grace_days < 1:
+        found.append(f"expiredLots.graceDays is {program.grace_days}, it must be at least 1")
     if program.park_unknown_seconds < 0:
         found.append(f"parkUnknownSeconds is {program.park_unknown_seconds}, it must not be negative")
     return found

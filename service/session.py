@@ -42,6 +42,8 @@ async def session(settings: Settings, *, migrated: bool = True) -> AsyncIterator
             await _must_be_migrated(connection, settings)
         yield connection
     except LOST as error:
+        if not connection.is_closed():
+            raise  # not the connection's fault
         raise unreachable(settings, error) from error
     finally:
         await connection.close(timeout=CONNECT_SECONDS)

@@ -151,3 +151,6 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless on a terminal")
     test_clock: AwareDatetime | None = Field(None, description="freezes the decision moment; for tests only")
+    test_failpoint: str | None = Field(
+        None, description="kills the process at a named point, NAME:COUNT; for tests only (service/failpoint.py)"
+    )

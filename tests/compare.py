@@ -84,14 +84,13 @@ class Names:
         return plain
 
 
-def one_spelling(moment: str | None) -> str | None:
-    """A time in UTC to the microsecond, however it was written; what is no time stays."""
-    if moment is None:
-        return None
+def one_spelling(moment: Any) -> Any:
+    """A time in UTC to the microsecond, however it was written; what is no time with an offset stays."""
     try:
-        return datetime.fromisoformat(moment).astimezone(UTC).isoformat(timespec="microseconds")
-    except ValueError:
+        time = datetime.fromisoformat(moment)
+    except (TypeError, ValueError):
         return moment
+    return moment if time.tzinfo is None else time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def normalise(outcome: Data, names: Names | None = None) -> Data:

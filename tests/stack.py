@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import time
 import uuid
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Coroutine,
     Iterable,
@@ -19,7 +19,7 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -41,7 +41,6 @@ FAST_POSTGRES: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
 
 Headers = Sequence[tuple[str, bytes]]
 T = TypeVar("T")
-Condition = Callable[[], T | Awaitable[T]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +162,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, work).result()
 
 
-async def eventually(condition: Condition[T], timeout_seconds: float = 10.0, *, poll_seconds: float = 0.02) -> T:
+@overload
+async def eventually(
+    condition: Callable[[], Coroutine[Any, Any, T]], timeout_seconds: float = ..., *, poll_seconds: float = ...
+) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], timeout_seconds: float = ..., *, poll_seconds: float = ...) -> T: ...
+async def eventually(condition: Callable[[], Any], timeout_seconds: float = 10.0, *, poll_seconds: float = 0.02) -> Any:
     """Polls a condition, plain or awaitable, and returns its first true value; fails when the time is up."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         value = condition()
-        if isinstance(value, Awaitable):
+        if inspect.isawaitable(value):
             value = await value
         if value:
             return value

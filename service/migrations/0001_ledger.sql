@@ -250,7 +250,7 @@ create table waiting (
     deadline      timestamptz not null,
     record_key    bytea,
     value         bytea,
-    headers       bytea[]     not null,
+    headers       text        not null,
     constraint waiting_pk primary key (lane_id, record_offset, timestamp_ms)
 );
 create index waiting_customer on waiting (org_id, customer_id) where customer_id is not null;
@@ -259,7 +259,7 @@ create index waiting_order on waiting (org_id, order_id) where order_id is not n
 create index waiting_deadline on waiting (lane_id, deadline);
 
 -- What was decided and may not be on Kafka yet; rows leave once acknowledged. The names fit Debezium's outbox router.
--- headers: names and values in turn.
+-- headers: see service/headers.py.
 create table outbox (
     lane_id       integer     not null,
     position      bigint      not null,
@@ -270,7 +270,7 @@ create table outbox (
     topic         text        not null,
     record_key    bytea,
     payload       bytea,
-    headers       bytea[]     not null,
+    headers       text        not null,
     created_at    timestamptz not null,
     constraint outbox_pk primary key (lane_id, position)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,

@@ -29,5 +29,9 @@ create temporary table staged_redemption (
     order_id text, type text, points bigint not null, reversed bigint not null, quantity bigint, reversed_quantity bigint,
     reward_id text, redeemed_at timestamptz, lot_ids text[], lot_points bigint[]
 );
+create temporary table final_identifier (
+    org_id bigint not null, type text not null, lookup text not null, value text not null, customer_id bigint not null,
+    stands boolean not null
+);
 create temporary table default_program (org_id bigint not null, program_id text not null);
 create temporary table touched_customer (org_id bigint not null, customer_id bigint not null, known boolean not null)

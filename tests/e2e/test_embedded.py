@@ -240,7 +240,7 @@ def test_a_jar_with_another_sum_is_refused(tmp_path: Path, monkeypatch: pytest.M
     planted.parent.mkdir(parents=True)
     planted.write_bytes(b"not what it says")
     monkeypatch.setattr(embedded_kafka, "read_lock", lambda: [jar])
-    with pytest.raises(embedded.EmbeddedError, match="refusing .* SHA-256"):
+    with pytest.raises(embedded.EmbeddedError, match=r"refusing .* SHA-256"):
         embedded_kafka.fetch_jars()
 
 

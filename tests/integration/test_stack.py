@@ -41,5 +41,5 @@ async def test_records_come_back_as_they_were_sent(stack: Stack, topic_prefix: s
 async def test_eventually_returns_the_first_true_value_and_gives_up_in_time() -> None:
     values = iter([0, 0, 3])
     assert await eventually(lambda: next(values), 5) == 3
-    with pytest.raises(AssertionError, match="still 0 after 0.05 s"):
+    with pytest.raises(AssertionError, match=r"still 0 after 0\.05 s"):
         await eventually(lambda: 0, 0.05)

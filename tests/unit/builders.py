@@ -70,7 +70,8 @@ def ledger(*entries: Program | Customer | Lot | Redemption) -> Ledger:
                 made.lots[ORG, entry.lot_id] = entry
             case Redemption():
                 put_redemption(made, entry)
-    for owned in [*made.lots.values(), *made.redemptions.values()]:
+    owners: list[Lot | Redemption] = [*made.lots.values(), *made.redemptions.values()]
+    for owned in owners:
         made.customers.setdefault((ORG, owned.customer_id), Customer(ORG, owned.customer_id))
         made.balances[ORG, owned.customer_id, owned.program_id] = spendable(made, owned)
     return made

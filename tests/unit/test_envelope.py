@@ -272,10 +272,10 @@ def test_a_replayed_letter_is_named_by_its_original(place: str) -> None:
     assert origin(record(DATA, (("replay-of", place.encode()),))) == place
 
 
-@pytest.mark.parametrize(
-    "header",
-    [None, b"", b"\xff", b"t/0/1", b"t/0/1@", b"t/0/1@1 ", b"/0/1@1", b"t/x/1@1", b"t/0/-1@1", b"t t/0/1@1", b"t/0/1@1\n"],
-)  # fmt: skip
+MALFORMED = b"|\xff|t/0/1|t/0/1@|t/0/1@1 |/0/1@1|t/x/1@1|t/0/-1@1|t t/0/1@1|t/0/1@1\n|t/0/1@--1"
+
+
+@pytest.mark.parametrize("header", [None, *MALFORMED.split(b"|")])
 def test_a_malformed_replay_header_is_ignored(header: bytes | None) -> None:
     assert origin(record(DATA, (("replay-of", header),))) == "order.returned/2/1841@1795138201000"
 

@@ -1,4 +1,4 @@
-"""Exact points: what is read, how it is written, what units are worth (contract, "Values" and "order.returned")."""
+"""Exact points: what is read, how it is written, what units are worth (contract, "Values")."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HOSTILE = [
     "inf",
     "١٥٠",
     "१५०",
-    "150",
+    "\uff11\uff15\uff10",
     "1²",
     "½",
     "1٫5",

@@ -1,0 +1,41 @@
+"""A test aid: the process kills itself (SIGKILL) at a named point, as if its machine died there.
+
+Armed by REVERSAL_TEST_FAILPOINT=NAME:COUNT, the COUNTth time that NAME is reached; never armed in production.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+POINTS = {
+    "owned": "a lane's epoch is raised, its outbox not yet published",
+    "drained": "the outbox of a lane just owned is published, not yet cleared",
+    "fenced": "a batch's transaction has locked its lane",
+    "loaded": "all is loaded under lock",
+    "decided": "all is decided, nothing written",
+    "written": "all is written, not committed",
+    "committed": "all is committed, nothing published",
+    "published": "all is acknowledged, the outbox not cleared",
+    "revoked": "the group takes partitions back, their batches not yet finished",
+}
+
+_armed: dict[str, int] = {}
+
+
+def arm(text: str | None) -> None:
+    """Arm `NAME:COUNT` (or `NAME`); raises ValueError where there is no such point."""
+    _armed.clear()
+    if text:
+        name, _, count = text.partition(":")
+        if name not in POINTS or not (count or "1").isdigit():
+            raise ValueError(f"no failpoint {text!r}; there are {', '.join(POINTS)}, each with :COUNT")
+        _armed[name] = int(count or 1)
+
+
+def reach(name: str) -> None:
+    """Note that a point is reached; costs a look into an empty dict unless armed."""
+    if name in _armed:
+        _armed[name] -= 1
+        if _armed[name] <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
