@@ -2,7 +2,7 @@
 
 Laws: every record ends in exactly one place (an outcome, a booking, the dead letters, or waiting; 804 is both outcome
 and dead letter). After a redemption is booked, the returns that wait for it are decided, oldest first; after a
-customer's points changed, the customer's waiting feed records are tried again, oldest first; then comes the next record.
+customer's points changed, the customer's waiting feed records are tried again, oldest first; then the next one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Result = Completed | Refused | Repeated | Booking | Unreadable
 
 @dataclass(slots=True)
 class Settled:
-    """What became of one record. `also`: 804's dead letter beside its outcome. `waited`: it lies in the table waiting."""
+    """What became of one record. `also`: 804's dead letter beside its outcome. `waited`: it is in the table waiting."""
 
     lane_id: int
     record: Record

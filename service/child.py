@@ -34,7 +34,7 @@ POLL_SECONDS = 0.02
 # How long a second start on a directory waits for what a killed owner's guard still has to stop.
 LOCK_SECONDS = STOP_SECONDS + 5.0
 TAIL_LINES = 15
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 START_TRIES = 3
 LAST_WORD = b"done"
 

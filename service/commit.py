@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.batch import Batch, Settled
-from service.ledger import CustomerId, Entry, Ledger, Lot, LotId, Redemption, RedemptionId, Waiting
 from service.headers import written
+from service.ledger import CustomerId, Entry, Ledger, Lot, LotId, Redemption, RedemptionId, Waiting
 from service.outbox import Outgoing
 from service.outcomes import Completed, Issued, Redeemed, Refused, Repeated, Unchanged, Updated
 from service.published import encode_refused
@@ -82,9 +82,9 @@ class Changes:
         self.entries.append(completed.entry)
         self.reversals.append((
             request.org_id, completed.reversal_id, request.key, redemption.customer_id, redemption.program_id,
-            redemption.redemption_id, completed.entry.entry_id, completed.points, completed.available, completed.expired,
-            completed.units, completed.sequence, completed.created_at, settled.lane_id, settled.record.offset,
-            settled.record.outcome_id, 
+            redemption.redemption_id, completed.entry.entry_id, completed.points, completed.available,
+            completed.expired, completed.units, completed.sequence, completed.created_at, settled.lane_id,
+            settled.record.offset, settled.record.outcome_id,
             ledger.keys[request.org_id, request.key].fingerprint, settled.outcome.decode(),
         ))  # fmt: skip
 
@@ -129,7 +129,8 @@ async def write(connection: Connection, batch: Batch, created: set[CustomerId], 
     redemptions = [ledger.redemptions[key] for key in sorted(changes.new_redemptions)]
     await _write_customers(connection, ledger, changes)
     await _write_points(connection, changes, lots, redemptions)
-    kept = changes.customers | {(one.org_id, one.customer_id) for one in [*lots, *redemptions]}
+    kept = changes.customers | {(lot.org_id, lot.customer_id) for lot in lots}
+    kept |= {(one.org_id, one.customer_id) for one in redemptions}
     if created - kept:
         await connection.execute(sql("delete_customers"), *columns(created - kept, 2))
     await _append(connection, changes)
@@ -160,6 +161,9 @@ async def _write_customers(connection: Connection, ledger: Ledger, changes: Chan
     if changes.replaced:
         await connection.execute(sql("clear_identifiers"), *columns(changes.replaced, 2))
         owners = ledger.identifiers
+        dropped = [key for key in changes.identified if key not in owners]
+        if dropped:
+            await connection.execute(sql("drop_identifiers"), *columns(dropped, 3))
         put = [(*key, value, owners[key]) for key, value in changes.identified.items() if key in owners]
         if put:
             await connection.execute(sql("put_identifiers"), *columns(put, 5))
@@ -183,7 +187,8 @@ async def _write_points(
         for lot in lots
     ])  # fmt: skip
     await _copy(connection, "redemption", REDEMPTION, [
-        (one.org_id, one.redemption_id, one.customer_id, one.program_id, one.order_id, one.type, one.points, one.reversed,
+        (one.org_id, one.redemption_id, one.customer_id, one.program_id, one.order_id, one.type, one.points,
+         one.reversed,
          one.quantity, one.reversed_quantity, None if one.quantity is None else 0, one.reward_id, one.redeemed_at,
          [lot_id for lot_id, _ in one.lots], [points for _, points in one.lots])
         for one in redemptions
@@ -295,9 +300,9 @@ REDEMPTION = (
     "reversed_quantity", "imported_reversed_quantity", "reward_id", "redeemed_at", "lot_ids", "lot_points",
 )  # fmt: skip
 REVERSAL = (
-    "org_id", "reversal_id", "idempotency_key", "customer_id", "program_id", "redemption_id", "journal_entry_id", "points",
-    "available", "expired", "quantity", "sequence", "created_at", "lane_id", "record_offset", "outcome_id", "fingerprint",
-    "outcome",
+    "org_id", "reversal_id", "idempotency_key", "customer_id", "program_id", "redemption_id", "journal_entry_id",
+    "points", "available", "expired", "quantity", "sequence", "created_at", "lane_id", "record_offset", "outcome_id",
+    "fingerprint", "outcome",
 )  # fmt: skip
 JOURNAL = (
     "org_id", "entry_id", "kind", "created_at", "customer_id", "redemption_id", "accounts", "subjects", "points",
@@ -307,8 +312,8 @@ REFUSAL = (
     "sequence", "redemption_id", "order_id", "failed_at", "outcome",
 )  # fmt: skip
 WAITING = (
-    "lane_id", "record_offset", "timestamp_ms", "kind", "org_id", "customer_id", "redemption_id", "order_id", "waits_for",
-    "parked_at", "deadline", "record_key", "value", "headers",
+    "lane_id", "record_offset", "timestamp_ms", "kind", "org_id", "customer_id", "redemption_id", "order_id",
+    "waits_for", "parked_at", "deadline", "record_key", "value", "headers",
 )  # fmt: skip
 OUTBOX = (
     "lane_id", "position", "id", "aggregatetype", "aggregateid", "type", "topic", "record_key", "payload", "headers",

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -33,7 +34,8 @@ from service.records import DeadLetterReason, Record, Unreadable
 from service.settings import Settings
 from service.store import LaneLost
 
-POLL_MS = 100  # an idle worker looks this often whether there is something else to do
+POLL_MS = 100  # without records, a worker with something left to do (acknowledge, clear) looks after it this often
+IDLE_MS = 1000  # one with nothing left to do is woken by records, or to stop
 DUE_SECONDS = 1.0  # waiting records are looked up again this often
 COMMIT_SECONDS = 5.0  # offsets go to Kafka this often, for tools that show lag
 LOOK_SECONDS = 5.0  # a stopped lane looks this often whether somebody mended it
@@ -83,7 +85,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def stop(self) -> None:
         """Finish what is under way, then leave the group. Bounded by drain_seconds."""
-        await self._end_workers(list(self.workers), self.settings.drain_seconds)
+        workers = dict(self.workers)
+        await self._end_workers(list(workers), self.settings.drain_seconds)
+        await self.commit(workers)
         try:
             await asyncio.wait_for(self.consumer.stop(), 5)
         except (TimeoutError, KafkaError, OSError) as error:
@@ -121,11 +125,12 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 await asyncio.wait(late, timeout=1)
         self.metrics.assigned.set(len(self.workers))
 
-    async def commit(self) -> None:
+    async def commit(self, workers: dict[TopicPartition, Worker] | None = None) -> None:
         """Tell Kafka how far the lanes are, for tools that show lag; nothing here depends on it."""
+        workers = self.workers if workers is None else workers
         offsets = {
             partition: worker.lane.next_offset
-            for partition, worker in self.workers.items()
+            for partition, worker in workers.items()
             if worker.lane is not None and worker.lane.next_offset != worker.told
         }
         if not offsets:
@@ -136,8 +141,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             log.debug("partitions.assigned", error=words(error))
             return
         for partition, offset in offsets.items():
-            if partition in self.workers:
-                self.workers[partition].told = offset
+            workers[partition].told = offset
 
 
 class Worker:
@@ -172,12 +176,12 @@ class Worker:
                 await self._pause(LOOK_SECONDS)
             except LaneLost as error:
                 log.warning("lane.lost", lane=self.name, reason=str(error))
-                await self._pause(random.uniform(0.1, 1))
+                await self._pause(random.uniform(0.1, 1))  # noqa: S311
             except Exception as error:
                 self._log_doubt(error)
                 if time.monotonic() - started > LONGEST_BACKOFF_SECONDS * 2:
                     backoff = FIRST_BACKOFF_SECONDS
-                await self._pause(random.uniform(backoff / 2, backoff))
+                await self._pause(random.uniform(backoff / 2, backoff))  # noqa: S311
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
             finally:
                 await self._abandon_publication()
@@ -194,10 +198,8 @@ class Worker:
         )
 
     async def _pause(self, seconds: float) -> None:
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
-        except TimeoutError:
-            pass
 
     async def _own(self) -> None:
         """Fence, drain the outbox, check that the topic is still the one that was read, seek to the stored offset."""
@@ -261,19 +263,19 @@ class Worker:
             return
         cause = "retention has passed it" if lane.next_offset < start else "the topic was recreated or cut"
         raise LaneStopped(
-            f"{self.name} stands at the stored offset {lane.next_offset}, the log reaches from {start} to {end}: {cause}. "
+            f"{self.name} stands at the stored offset {lane.next_offset}, the log is {start} to {end}: {cause}. "
             f"Nothing is taken until `points-reversal lanes reset {self.partition.topic} {self.partition.partition} "
             f"--to start` (or end, or an offset) says where to go on; it tells what that skips or repeats"
         )
 
-    async def _fetch(self, most: int) -> list[ConsumerRecord]:
-        """The partition's next records, in order; none after POLL_MS or when the worker is to stop.
+    async def _fetch(self, most: int, wait_ms: int = POLL_MS) -> list[ConsumerRecord]:
+        """The partition's next records, in order; none after `wait_ms` or when the worker is to stop.
 
         `getmany` waits for as long as a rebalance takes, so it is left as soon as the worker is to stop; it holds no
         records while it waits, so none are lost with it.
         """
         fetch = asyncio.ensure_future(
-            self.intake.consumer.getmany(self.partition, timeout_ms=POLL_MS, max_records=most)
+            self.intake.consumer.getmany(self.partition, timeout_ms=wait_ms, max_records=most)
         )
         stopping = asyncio.ensure_future(self.stopping.wait())
         try:
@@ -335,7 +337,8 @@ class Worker:
         settings = self.intake.settings
         if not self.held:
             try:
-                fetched = await self._fetch(settings.batch_records)
+                busy = self.publishing is not None or lane.acknowledged > lane.cleared
+                fetched = await self._fetch(settings.batch_records, POLL_MS if busy else IDLE_MS)
             except OffsetOutOfRangeError:
                 await self._out_of_range(lane)
                 return [], {}
@@ -370,9 +373,9 @@ class Worker:
             found = await asyncio.wait_for(consumer.getone(self.partition), PEEK_SECONDS)
         except Exception as error:
             raise LaneStopped(
-                f"{self.name}@{lane.next_offset} is corrupt and cannot be passed over by itself ({words(error)}). Nothing "
-                f"is taken until `points-reversal lanes reset {self.partition.topic} {self.partition.partition} --to "
-                f"OFFSET` says where to go on"
+                f"{self.name}@{lane.next_offset} is corrupt and cannot be passed over by itself ({words(error)}). "
+                f"Nothing is taken until `points-reversal lanes reset {self.partition.topic} {self.partition.partition} "
+                f"--to OFFSET` says where to go on"
             ) from error
         finally:
             await consumer.stop()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 from itertools import islice
+from typing import NamedTuple
 from uuid import UUID
 
 from service.records import CustomerUpdated, Message, PointsIssued, PointsRedeemed, Record, Return

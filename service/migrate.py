@@ -1,4 +1,4 @@
-"""Brings the database's schema up to date: numbered SQL files, each applied once, in one transaction, never backwards."""
+"""Brings the database's schema up to date: numbered SQL files, each applied once, all or none, never backwards."""
 
 from __future__ import annotations
 

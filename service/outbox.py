@@ -10,13 +10,14 @@ from service.batch import Settled
 from service.envelope import traceparent
 from service.outcomes import Completed, Refused
 from service.published import dead_letter_headers, outcome_headers
-from service.records import Record, Unreadable
+from service.records import DeadLetterReason, Record, Unreadable
 from service.settings import Settings
 
 COMPLETED, FAILED = (
     "reversal-completed",
     "reversal-failed",
 )  # the types of the events, whatever the topics' names
+WITHOUT_VALUE = (DeadLetterReason.TOO_LARGE, DeadLetterReason.CORRUPT)  # their value cannot be published
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +73,5 @@ def _dead_letter(record: Record, unreadable: Unreadable, settings: Settings) -> 
     reason, message = unreadable.reason, unreadable.message
     headers = dead_letter_headers(record, reason, message, settings.kafka.group_id)
     topic = settings.topics.dead_letters(record.topic)
-    return Outgoing(record.outcome_id, "dead-letter", "", str(reason), topic, record.key, record.value, list(headers))
+    value = None if reason in WITHOUT_VALUE else record.value
+    return Outgoing(record.outcome_id, "dead-letter", "", str(reason), topic, record.key, value, list(headers))

@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Warning:
+class Notice:
     """Something that a reader of a completed reversal should know; the reversal stands."""
 
     name: str
@@ -47,7 +47,7 @@ class Completed:
     remaining_after: int
     balance_after: int
     sequence: int
-    warnings: tuple[Warning, ...]
+    warnings: tuple[Notice, ...]
     entry: Entry
     created_at: datetime
 

@@ -1,7 +1,7 @@
 """The way of a batch through Postgres: fence, lock, load, decide, write, commit; and what happens when that fails.
 
-A batch either commits whole or leaves nothing. A record that makes its batch fail is found by halving the batch until it
-stands alone, and is then settled by itself (804 and dead letter); the others are decided as if it had not been there.
+A batch either commits whole or leaves nothing. A record that makes its batch fail is found by halving the batch until
+it stands alone, and is then settled by itself (804 and dead letter); the others are decided as if it were not there.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Taken:
 
 @dataclass(slots=True)
 class Work:
-    """What one transaction is to take: a lane's next records, or (`due`: at most how many) waiting ones that are due."""
+    """What one transaction is to take: a lane's next records, or (`due`: at most how many) waiting ones."""
 
     records: list[Record]
     messages: list[Message]

@@ -197,7 +197,8 @@ def read_waiting(row: Any, max_record_bytes: int) -> Waiting:
         row["record_offset"],
         row["timestamp_ms"],
         row["record_key"],
-        row["value"], read(row["headers"]),
+        row["value"],
+        read(row["headers"]),
     )
     message = decode(Kind(row["kind"]), record, max_record_bytes)
     return Waiting(row["lane_id"], record, message, row["deadline"], row["parked_at"], row["waits_for"])
@@ -222,8 +223,9 @@ async def _load_references(connection: Connection, needs: Needs, ledger: Ledger)
             sql("load_redemptions"), *columns(needs.redemptions, 2), *columns(needs.orders, 2)
         )
         for row in rows:
-            lots = tuple(zip(row["lot_ids"], row["lot_points"], strict=True))
-            ledger.redemptions[row["org_id"], row["redemption_id"]] = Redemption(*row[:12], lots)
+            kept = dict(row)
+            lots = tuple(zip(kept.pop("lot_ids"), kept.pop("lot_points"), strict=True))
+            ledger.redemptions[row["org_id"], row["redemption_id"]] = Redemption(**kept, lots=lots)
         for org_id, order_id in needs.orders:
             ledger.orders[org_id, order_id] = []
         for redemption in ledger.redemptions.values():

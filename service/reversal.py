@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from service.case import Ask, Case, ContradictionError, examine
 from service.errors import Code, Error
 from service.ledger import Entry, Existing, Ledger, Lot, Posting, Redemption
-from service.outcomes import Completed, Decision, Parked, Part, Refused, Repeated
-from service.outcomes import Warning as Remark
+from service.outcomes import Completed, Decision, Notice, Parked, Part, Refused, Repeated
 from service.points import format_points
 from service.rules import RULES, spoken
 
@@ -159,7 +158,7 @@ def _complete(case: Case, ask: Ask, new_id: Callable[[], UUID]) -> Completed:
 
 def _give_back(
     case: Case, points: int, new_id: Callable[[], UUID]
-) -> tuple[tuple[Part, ...], tuple[Lot, ...], tuple[Remark, ...]]:
+) -> tuple[tuple[Part, ...], tuple[Lot, ...], tuple[Notice, ...]]:
     """The parts in which points return, the lots made for them, and what a reader should know about it."""
     redemption, program, now = case.redemption, case.program, case.now
     if points == 0:
@@ -184,16 +183,16 @@ def _give_back(
     return tuple(parts), tuple(new_lots), tuple(_extended(lot) for lot in new_lots)
 
 
-def _kept_no_lots(redemption: Redemption, lot: Lot) -> Remark:
+def _kept_no_lots(redemption: Redemption, lot: Lot) -> Notice:
     what = f"redemption {redemption.redemption_id} kept no lots: {format_points(lot.points)} points came back"
     ends = f"expires {spoken(lot.expires_at)}" if lot.expires_at is not None else "never expires"
-    return Remark("no_lots_kept", f"{what} as a new lot that {ends}")
+    return Notice("no_lots_kept", f"{what} as a new lot that {ends}")
 
 
-def _extended(lot: Lot) -> Remark:
+def _extended(lot: Lot) -> Notice:
     assert lot.expires_at is not None  # rule 7 sees to the graceDays
     what = f"{format_points(lot.points)} points of the expired lot {lot.restored_from} came back as a new lot"
-    return Remark("expired_lot_extended", f"{what} that expires {spoken(lot.expires_at)}")
+    return Notice("expired_lot_extended", f"{what} that expires {spoken(lot.expires_at)}")
 
 
 def _new_lot(case: Case, points: int, restored_from: str | None, new_id: Callable[[], UUID]) -> Lot:

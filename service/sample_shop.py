@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -18,9 +19,26 @@ Data = dict[str, Any]
 Headers = tuple[tuple[str, bytes], ...]
 
 RETURNS, CUSTOMERS, ISSUED, REDEEMED = "order.returned", "customer.updated", "points.issued", "points.redeemed"
+ORGS = 10  # ids that one run of the demo takes for its orgs
 UNIT = 1000  # one point
-FIRST_NAMES = "Ada Ben Chloe Dev Elif Farid Grace Hana Ivo Jun Kofi Lena Mei Noor Omar Pia Quinn Ravi Sara Tomas".split()
-LAST_NAMES = "Abbott Bello Chua Dias Eriksen Fofana Goh Haddad Iyer Jansen Kaya Lim Mbeki Novak Okafor Park Tan".split()
+MARKET = "points"  # the marketplace's default program
+EXTENDING = ("vip",)  # programs in which points of expired lots come back as new ones
+FIRST_NAMES = ("Ada", "Ben", "Chloe", "Dev", "Elif", "Farid", "Grace", "Hana", "Ivo", "Jun", "Kofi", "Lena", "Mei")
+LAST_NAMES = (
+    "Abbott",
+    "Bello",
+    "Chua",
+    "Dias",
+    "Eriksen",
+    "Fofana",
+    "Goh",
+    "Haddad",
+    "Iyer",
+    "Jansen",
+    "Kaya",
+    "Lim",
+    "Mbeki",
+)
 REASONS = ("size does not fit", "arrived damaged", "changed my mind", "wrong colour", "late delivery", "bought twice")
 FORMS = ("bare", "binary", "structured", "binary", "snake_case", "structured", "base64")
 
@@ -72,6 +90,7 @@ class Event:
     value: bytes | None
     headers: Headers
     expected: Expected
+    waits: bool = False  # for a record of the last act, or for good
 
 
 class Customer(NamedTuple):
@@ -132,9 +151,30 @@ class Shop:
     """Gathers the lines to load, and strands of records: of one strand each comes after the one before it."""
 
     now: datetime
+    first_org: int
     lines: list[Data] = field(default_factory=list)
     strands: dict[int, list[list[Event]]] = field(default_factory=dict)  # by act
     _numbers: dict[str, count[int]] = field(default_factory=dict)
+
+    @property
+    def main(self) -> int:
+        """The shop itself."""
+        return self.first_org
+
+    @property
+    def market(self) -> int:
+        """Its marketplace, whose redemptions may come after their returns."""
+        return self.first_org + 1
+
+    @property
+    def closed(self) -> int:
+        """A shop that allows no reversals."""
+        return self.first_org + 2
+
+    @property
+    def unknown(self) -> int:
+        """An org that nobody configured."""
+        return self.first_org + ORGS - 1
 
     def number(self, of: str, first: int = 1) -> int:
         return next(self._numbers.setdefault(of, count(first)))
@@ -143,9 +183,8 @@ class Shop:
         """Events of a later act come after all of an earlier one is taken."""
         self.strands.setdefault(act, []).append(list(events))
 
-    def org(self, org_id: int, **rest: Any) -> int:
+    def org(self, org_id: int, **rest: Any) -> None:
         self.lines.append({"kind": "org", "orgId": org_id, **rest})
-        return org_id
 
     def program(self, org_id: int, program_id: str, **rest: Any) -> None:
         self.lines.append({"kind": "program", "orgId": org_id, "programId": program_id, **rest})
@@ -194,7 +233,7 @@ class Shop:
         self,
         customer: Customer,
         program_id: str,
-        parts: list[tuple[int, int | None]],
+        parts: Sequence[tuple[int, int | None]],
         *,
         days_ago: int = 12,
         lots_kept: bool = True,
@@ -224,10 +263,36 @@ class Shop:
                 for part, days in parts
             ]
         self.lines.append(line)
-        taken = [(part, lots_kept and days is not None and days < 0) for part, days in parts]
+        keeps = lots_kept and program_id not in EXTENDING
+        taken = [(part, keeps and days is not None and days < 0) for part, days in parts]
         return Burned(
             customer, program_id, line["redemptionId"], line["orderId"], points, taken, rest.get("quantity"), step
         )
+
+    def coming(
+        self, customer: Customer, parts: Sequence[tuple[int, int | None]], *, named: bool, issued: bool = True
+    ) -> tuple[Burned, Data]:
+        """A redemption that is not booked yet, with the data of its `points.redeemed`; the lots are there if `issued`.
+
+        Where the lots are not named, `parts` must come in the order in which the service consumes them.
+        """
+        number = self.number("redemption", 5001)
+        points = sum(part for part, _ in parts)
+        data: Data = {
+            "orgId": customer.org_id,
+            "customerId": customer.customer_id,
+            "redemptionId": f"R-{number}",
+            "orderId": f"SO-{number + 13_000}",
+            "points": spell(points),
+            "type": "RAW",
+        }
+        lots = [self.lot(customer, MARKET, part, days=days) for part, days in parts] if issued else []
+        if named:
+            data["lots"] = [
+                {"lotId": lot_id, "points": spell(part)} for lot_id, (part, _) in zip(lots, parts, strict=True)
+            ]
+        taken = [(part, False) for part, _ in parts]
+        return Burned(customer, MARKET, data["redemptionId"], data["orderId"], points, taken), data
 
     def request(self, burned: Burned, **given: Any) -> Data:
         """The data of a return, with or without what is optional; `None` leaves a field out."""
@@ -251,15 +316,15 @@ class Shop:
             data["returnId"] = None  # the key is then the CloudEvent's or the record's
         return {name: value for name, value in (data | given).items() if value is not None}
 
-    def ask(self, burned: Burned, expected: Expected, **given: Any) -> Event:
+    def ask(self, burned: Burned, expected: Expected, *, waits: bool = False, **given: Any) -> Event:
         """A return of a redemption."""
-        return self.event(RETURNS, burned.customer.customer_id, self.request(burned, **given), expected)
+        return self.event(RETURNS, burned.customer.customer_id, self.request(burned, **given), expected, waits=waits)
 
-    def event(self, topic: str, key: object, data: Data, expected: Expected) -> Event:
+    def event(self, topic: str, key: object, data: Data, expected: Expected, *, waits: bool = False) -> Event:
         """A record of any of the forms, one after the other."""
         number = self.number("event")
         value, headers = enveloped(FORMS[number % len(FORMS)], topic, number, data)
-        return Event(topic, str(key).encode(), value, headers, expected)
+        return Event(topic, str(key).encode(), value, headers, expected, waits)
 
     def at(self, days: float) -> str:
         """The moment in so many days."""

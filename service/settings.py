@@ -3,7 +3,8 @@ REVERSAL_KAFKA__BOOTSTRAP_SERVERS and so on."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -154,3 +155,27 @@ class Settings(BaseSettings):
     test_failpoint: str | None = Field(
         None, description="kills the process at a named point, NAME:COUNT; for tests only (service/failpoint.py)"
     )
+
+
+class Described(NamedTuple):
+    """One setting as it is listed: its variable, its value as text (secrets masked), its default, and its reason."""
+
+    name: str
+    value: str
+    default: str
+    reason: str
+
+
+def described(settings: BaseModel, prefix: str = "REVERSAL_") -> Iterator[Described]:
+    """Every setting, in the order in which they stand here."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            yield from described(value, f"{prefix}{name.upper()}__")
+        else:
+            default = field.get_default(call_default_factory=True)
+            yield Described(prefix + name.upper(), _shown(value), _shown(default), field.description or "")
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)

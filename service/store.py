@@ -41,7 +41,7 @@ def columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
 
 
 def blames_a_record(error: BaseException) -> bool:
-    """Whether some record of the batch is at fault (data, constraints, sizes), not the world (architecture, "Rules")."""
+    """Whether some record of the batch is at fault (data, constraints, sizes), not the world."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "")[:2] in ("22", "23", "54")
     if isinstance(error, asyncpg.DataError):

@@ -7,12 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from random import Random
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 import orjson
 
+from service.records import Record as Taken
 from tests.process import Site
 from tests.stack import Headers, Record, Sending
 
@@ -153,14 +154,9 @@ class Findings:
         return codes + Counter(f"dead {one.header('dlq.reason')}" for one in self.letters.values())
 
 
-def place(topic: str, record: Record) -> str:
-    """Where a record lies, as the contract spells it."""
-    return f"{topic}/{record.partition}/{record.offset}@{record.timestamp}"
-
-
-def outcome_id(topic: str, record: Record) -> str:
-    """The `ce_id` that a record's outcome must have."""
-    return str(uuid5(NAMESPACE_URL, "points-reversal:" + place(topic, record)))
+def taken(topic: str, record: Record) -> Taken:
+    """The record as the service sees it: it knows its place, and the `ce_id` that its outcome must have."""
+    return Taken(topic, record.partition, record.offset, record.timestamp, record.key, record.value, record.headers)
 
 
 async def read_back(site: Site) -> Findings:
@@ -184,8 +180,10 @@ async def read_back(site: Site) -> Findings:
 
 
 def _origin(letter: Record) -> str:
-    """The place of the record that a dead letter came from; its time as in the header."""
-    return "{}/{}/{}@{}".format(*(letter.header(f"dlq.{name}") for name in ("topic", "partition", "offset", "timestamp")))
+    """The place of the record that a dead letter came from."""
+    moment = datetime.fromisoformat(letter.header("dlq.timestamp") or "")
+    coordinates = "/".join(str(letter.header(f"dlq.{name}")) for name in ("topic", "partition", "offset"))
+    return f"{coordinates}@{round(moment.timestamp() * 1000)}"
 
 
 async def verify(site: Site, *, waiting: int = 0) -> Findings:
@@ -210,38 +208,34 @@ async def _check_each_input(site: Site, findings: Findings, waiting: int) -> Non
     without = 0
     for topic, records in findings.inputs.items():
         for record in records:
-            letter = letters.pop(_letter_place(topic, record), None)
+            origin = taken(topic, record)
+            letter = letters.pop(origin.place, None)
             if letter is not None:
                 _check_letter(record, letter, site.group)
             if topic != returned:
                 continue
-            name = outcome_id(topic, record)
+            name = str(origin.outcome_id)
             expected.add(name)
             has_outcome = name in findings.outcomes
             raised = letter is not None and letter.header("dlq.reason") == "decision_raised"
-            assert not (has_outcome and letter is not None) or raised, f"{place(topic, record)} has outcome and dead letter"
+            assert not (has_outcome and letter is not None) or raised, f"{origin.place} has outcome and dead letter"
             without += not has_outcome and letter is None
     assert not letters, f"dead letters of no record: {list(letters)[:5]}"
     assert without == waiting, f"{without} returns have no outcome, {waiting} may wait"
     assert findings.outcomes.keys() <= expected, "outcomes of no record"
     async with site.database() as connection:
-        taken = await connection.fetchval("select sum(taken) from lane")
+        in_all = await connection.fetchval("select sum(taken) from lane")
         lanes = await connection.fetch("select topic, partition, next_offset from lane")
         outbox = await connection.fetchval("select count(*) from outbox")
-    assert taken == sum(map(len, findings.inputs.values())), "records were taken twice or not at all"
+    assert in_all == sum(map(len, findings.inputs.values())), "records were taken twice or not at all"
     assert outbox == 0
     ends = await site.ends()
     assert all(ends[one["topic"], one["partition"]] == one["next_offset"] for one in lanes)
 
 
-def _letter_place(topic: str, record: Record) -> str:
-    from service.published import _record_time
-
-    return f"{topic}/{record.partition}/{record.offset}@{_record_time(record.timestamp)}"
-
-
 def _check_letter(record: Record, letter: Record, group: str) -> None:
-    assert (letter.key, letter.value) == (record.key, record.value)
+    kept = letter.header("dlq.reason") not in ("too_large", "corrupt")
+    assert (letter.key, letter.value) == (record.key, record.value if kept else None)
     own = [header for header in letter.headers if header[0] not in DEAD_LETTER_HEADERS]
     assert own == list(record.headers)
     assert [name for name, _ in letter.headers if name in DEAD_LETTER_HEADERS] and letter.header("dlq.group") == group
@@ -250,7 +244,7 @@ def _check_letter(record: Record, letter: Record, group: str) -> None:
 def _check_order(site: Site, findings: Findings) -> None:
     """Outcomes of one partition first appear in the order of their records (on each output partition)."""
     topic = site.topic("order_returned")
-    places = {outcome_id(topic, one): (one.partition, one.offset) for one in findings.inputs[topic]}
+    places = {str(taken(topic, one).outcome_id): (one.partition, one.offset) for one in findings.inputs[topic]}
     last: dict[tuple[str, int, int], int] = {}
     for output in (site.topics.reversal_completed, site.topics.reversal_failed):
         seen = set()
@@ -307,7 +301,7 @@ def headers_of(record: Record) -> dict[str, str]:
 
 def outcomes_of(findings: Findings, topic: str, records: Sequence[tuple[int, int]]) -> list[Record | None]:
     """The outcomes of the records at those places (partition, offset), in that order."""
-    known = {(one.partition, one.offset): outcome_id(topic, one) for one in findings.inputs[topic]}
+    known = {(one.partition, one.offset): str(taken(topic, one).outcome_id) for one in findings.inputs[topic]}
     return [findings.outcomes.get(known[one]) for one in records]
 
 

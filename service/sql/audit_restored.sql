@@ -1,11 +1,14 @@
 -- Invariant 3, second half: redemptions that restored more to a lot than they took from it, what was imported as given
--- back (last lot first) counted; one without lots more than its points. A new lot counts for the one it carries on.
+-- back (last lot first) counted; one without lots more than its points. A new lot counts for the one it carries on,
+-- unless the redemption had taken from the new lot itself.
 -- $1 org (null: all), $2 at most how many rows; `broken` counts all of them
 with restored as (
     select j.org_id, j.redemption_id, coalesce(l.restored_from, p.subject) as lot_id, sum(p.points) as points
     from journal j
     cross join lateral unnest(j.accounts, j.subjects, j.points) as p (account, subject, points)
+    left join redemption r on r.org_id = j.org_id and r.redemption_id = j.redemption_id
     left join lot l on l.org_id = j.org_id and l.lot_id = p.subject and l.restored_from is not null
+        and not p.subject = any (r.lot_ids)
     where ($1::bigint is null or j.org_id = $1) and j.kind = 'reversal' and p.account = 'held'
     group by j.org_id, j.redemption_id, coalesce(l.restored_from, p.subject)
 ), takers as (

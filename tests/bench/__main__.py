@@ -1,9 +1,9 @@
 """`make bench`: how many returns per second one process of the service decides, and where the microseconds go.
 
-A real Kafka and a real Postgres are started, 100,000 redemptions are loaded with the real `load`, as many returns (one in
-ten a duplicate) are produced, and only then is the service started, so that it runs at full speed from the first record
-on. The clock runs from the first outcome that can be read to the last one. Everything is durable: fsync, full_page_writes,
-synchronous_commit and acks=all are on. The audit closes the run. Figures go to build/bench.json.
+A real Kafka and a real Postgres are started, 100,000 redemptions are loaded with the real `load`, as many returns (one
+in ten a duplicate) are produced, and only then is the service started, so that it runs at full speed from the first
+record on. The clock runs from the first outcome that can be read to the last one. Everything is durable: fsync,
+full_page_writes, synchronous_commit and acks=all are on. The audit closes the run. Figures go to build/bench.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from service.settings import Settings
 from service.topics import create
 
 ORG = 100458
-RUN = "import uvloop; from service import app, logs, settings; s = settings.Settings(); logs.set_up(s.log_level, s.log_format); raise SystemExit(uvloop.run(app.run(s)))"
 STAGES = ("decode", "fence", "load", "decide", "write", "commit")
 
 
@@ -48,7 +47,9 @@ def write_lines(path: Path, redemptions: int) -> int:
             identifiers = [{"type": "PHONE", "value": f"+65{number:08d}"}]
             lots = [{"lotId": f"L-{number}-{part}", "points": "100"} for part in (1, 2)]
             lines = [{"kind": "customer", **owner, "identifiers": identifiers}]
-            lines += [{"kind": "lot", **owner, **lot, "remaining": "0", "expiresAt": "2035-01-31T00:00:00Z"} for lot in lots]
+            lines += [
+                {"kind": "lot", **owner, **lot, "remaining": "0", "expiresAt": "2035-01-31T00:00:00Z"} for lot in lots
+            ]
             redemption = {"redemptionId": f"R-{number}", "orderId": f"SO-{number}", "points": "200", "lots": lots}
             lines.append({"kind": "redemption", **owner, **redemption, "redeemedAt": "2026-11-01T00:00:00Z"})
             for line in lines:
@@ -155,7 +156,9 @@ async def measure(events: int, folder: Path, settings: Settings) -> dict[str, An
     log = folder / "service.log"
     started = time.monotonic()
     with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-c", RUN], stderr=file, stdout=file)
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-m", "service", "run"], stderr=file, stdout=file
+        )
     try:
         first, last = await await_outcomes(settings, events, process)
         memory_mb = peak_memory_mb(process.pid)
@@ -197,7 +200,10 @@ def main() -> int:
         print(f"  {stage:<8}{microseconds:>8}")
     for name in ("mean_batch_records", "start_seconds", "peak_memory_mb", "load_lines_per_second"):
         print(f"{name.replace('_', ' '):<24}{figures[name]:>10,}")
-    print("invariants: " + (", ".join(figures["broken_invariants"]) + " BROKEN" if figures["broken_invariants"] else "all hold"))
+    print(
+        "invariants: "
+        + (", ".join(figures["broken_invariants"]) + " BROKEN" if figures["broken_invariants"] else "all hold")
+    )
     return 1 if figures["broken_invariants"] else 0
 
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.envelope import MAX_DEPTH, Event, NotJson, Number, origin, parse_json, read_envelope, traceparent
+from service.envelope import (
+    MAX_DEPTH,
+    Event,
+    NotJson,
+    Number,
+    _parse_exactly,
+    origin,
+    parse_json,
+    read_envelope,
+    traceparent,
+)
 from service.records import DeadLetterReason, Record, Unreadable
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -278,6 +289,36 @@ MALFORMED = b"|\xff|t/0/1|t/0/1@|t/0/1@1 |/0/1@1|t/x/1@1|t/0/-1@1|t t/0/1@1|t/0/
 @pytest.mark.parametrize("header", [None, *MALFORMED.split(b"|")])
 def test_a_malformed_replay_header_is_ignored(header: bytes | None) -> None:
     assert origin(record(DATA, (("replay-of", header),))) == "order.returned/2/1841@1795138201000"
+
+
+JSON_PIECES = [
+    b"{", b"}", b"[", b"]", b":", b",", b'"a"', b"0", b"-0", b"7", b"-5", b"1.50", b"1e3", b"18446744073709551615",
+    b"18446744073709551616", b"-9223372036854775809", b"01", b"null", b"true", b'"\\ud800"', b'"\\ud83d\\ude00"',
+    b"NaN", b" ", b"\n", b"\xef\xbb\xbf", b"\xff", b'"\xc3\xa9"', b'"\x01"', b'"\\u0000"', b'"\x7f"', b"\x0c",
+    b"\xc2\xa0", b'{"a":-0}', b'{"a":1,"a":2.0}', b'{"a":2.0,"a":1}', b'{"a":"\\ud800","a":1}', b'{"a":{"b":[3]}}',
+]  # fmt: skip
+
+
+def told(document: Any) -> object:
+    """The document with its types, since a Number equals the string of its text."""
+    if isinstance(document, dict):
+        return [(name, told(item)) for name, item in document.items()]
+    return [told(item) for item in document] if isinstance(document, list) else (type(document), document)
+
+
+def answer(parse: Callable[[bytes], object], value: bytes) -> object:
+    try:
+        return told(parse(value))
+    except NotJson as fault:
+        return str(fault)
+
+
+def test_the_quick_way_and_the_exact_way_read_the_same() -> None:
+    values_ = [value for value in NOT_JSON.values() if value is not None]
+    values_ += [a + b + c for a in JSON_PIECES for b in JSON_PIECES for c in JSON_PIECES]
+    values_ += [b'{"a":' + piece + b"}" for piece in JSON_PIECES] + [b"[" + piece + b"]" for piece in JSON_PIECES]
+    for value in values_:
+        assert answer(parse_json, value) == answer(_parse_exactly, value), value
 
 
 names = st.sampled_from([name for name, _ in BINARY] + ["traceparent", "replay-of", "Content-Type", "dlq.reason"])

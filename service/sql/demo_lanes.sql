@@ -1,0 +1,3 @@
+-- How far each input partition is taken.
+select topic, partition, next_offset
+from lane
