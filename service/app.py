@@ -8,8 +8,10 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import asyncpg
 from aiokafka.errors import KafkaError
@@ -24,6 +26,7 @@ from service.metrics import Metrics
 from service.migrate import SchemaError, pending
 from service.settings import Settings
 from service.store import connect, sql
+from service.topics import TopicsMissing
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 5.0
 PROBE_SECONDS = 2.0  # health asks Postgres this often
@@ -31,6 +34,8 @@ FORGET_SECONDS = 3600.0  # refusals past refusal_days are deleted this often
 FORGET_ROWS = 5000
 
 WORLD = (asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError, TimeoutError)
+
+T = TypeVar("T")
 
 
 class App:
@@ -105,47 +110,60 @@ class App:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
 
+    async def _unless_stopping(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What the work returns; None when told to stop before, the work cancelled."""
+        task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            return None
+        return task.result()
+
     async def _await_postgres(self) -> asyncpg.Pool | None:
         """The pool, once Postgres answers with a current schema; None when told to stop before."""
         since, wait = time.monotonic(), FIRST_WAIT_SECONDS
         while not self.stopping.is_set():
-            pool = None
             try:
-                pool = await connect(self.settings)
-                async with pool.acquire() as connection:
-                    missing = await pending(connection)
-                if not missing:
-                    return pool
-                reason = f"the schema lacks {missing[0].name}; run `points-reversal migrate`"
+                return await self._unless_stopping(self._reach_postgres())
             except SchemaError as error:
-                reason = str(error)
+                self._wait_for("Postgres", str(error), since)
             except WORLD as error:
-                reason = words(error)
-            if pool is not None:
-                pool.terminate()
-            self._wait_for("Postgres", reason, since)
+                self._wait_for("Postgres", words(error), since)
             await self._pause(wait)
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
         return None
 
+    async def _reach_postgres(self) -> asyncpg.Pool:
+        """A pool; raises SchemaError where the schema is not current."""
+        pool = await connect(self.settings)
+        try:
+            async with pool.acquire() as connection:
+                missing = await pending(connection)
+            if missing:
+                raise SchemaError(f"the schema lacks {missing[0].name}; run `points-reversal migrate`")
+        except BaseException:
+            pool.terminate()
+            raise
+        return pool
+
     async def _await_kafka(self, pool: asyncpg.Pool, publisher: Publisher) -> Intake | None:
-        """The intake, once the brokers answer; None when told to stop before."""
+        """The intake, once the brokers answer and have all topics; None when told to stop before."""
         since, wait = time.monotonic(), FIRST_WAIT_SECONDS
         while not self.stopping.is_set():
             intake = Intake(self.settings, pool, publisher, self.metrics, self.owner)
-            start = asyncio.ensure_future(intake.start())
-            stopping = asyncio.ensure_future(self.stopping.wait())
-            await asyncio.wait({start, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
             try:
-                if start.done():
-                    start.result()
-                    return intake
-                start.cancel()
+                started = await self._unless_stopping(intake.start())
+            except TopicsMissing as error:
+                started = None
+                self._wait_for("Kafka", str(error), since)
             except WORLD as error:
+                started = None
                 self._wait_for("Kafka", words(error), since)
-            with suppress(Exception):
-                await asyncio.wait_for(intake.consumer.stop(), 2)
+            if started is not None:
+                return started
+            await intake.stop()
             await self._pause(wait)
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
         return None

@@ -223,7 +223,7 @@ def _final(result: Booking | Unreadable) -> tuple[Result, Unreadable | None]:
     if isinstance(result, NotBookable):
         return Unreadable(DeadLetterReason.NOT_BOOKABLE, result.message), None
     if isinstance(result, Waits):
-        return Unreadable(DeadLetterReason.NOT_BOOKABLE, result.waits_for), None
+        return Unreadable(DeadLetterReason.NOT_BOOKABLE, f"it lacks: {result.waits_for}"), None
     return result, None
 
 

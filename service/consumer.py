@@ -33,6 +33,7 @@ from service.pipeline import Lane, Pipeline, Taken
 from service.records import DeadLetterReason, Record, Unreadable
 from service.settings import Settings
 from service.store import LaneLost
+from service.topics import check
 
 POLL_MS = 100  # without records, a worker with something left to do (acknowledge, clear) looks after it this often
 IDLE_MS = 1000  # one with nothing left to do is woken by records, or to stop
@@ -78,10 +79,13 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             partition_assignment_strategy=(RoundRobinPartitionAssignor,),
         )
 
-    async def start(self) -> None:
-        """Join the group. Raises KafkaError where the brokers do not answer."""
+    async def start(self) -> Intake:
+        """Join the group; returns when it has given partitions, or none. Raises KafkaError where the brokers do not
+        answer, TopicsMissing where they lack a topic."""
+        await check(self.settings)
         self.consumer.subscribe(topics=list(self.settings.topics.inputs()), listener=self)
         await self.consumer.start()
+        return self
 
     async def stop(self) -> None:
         """Finish what is under way, then leave the group. Bounded by drain_seconds."""

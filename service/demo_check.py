@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from service.points import format_points
 from service.records import Record
 from service.sample_shop import End, Event, Expected, completed, dead, refused
 from service.settings import Topics
@@ -29,11 +30,9 @@ class Sent(NamedTuple):
     record: Record
 
     @property
-    def name(self) -> str:
-        """The id under which what comes of it is found."""
-        if self.event.expected.end is End.DEAD:
-            return "/".join(map(str, place(self.record)))
-        return str(self.record.outcome_id)
+    def names(self) -> tuple[str, str]:
+        """Under which an outcome of it is found, and a dead letter."""
+        return str(self.record.outcome_id), "/".join(map(str, place(self.record)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +121,14 @@ def judge(sent: list[Sent], came: Iterable[Came], waiting: set[Place]) -> Verdic
         wanted = each.event.expected
         if wanted.end in PUBLISHED:
             verdict.expected[key_of(wanted)] += 1
-        got = found.pop(each.name, [])
+        got = [one for name in each.names for one in found.pop(name, ())]
         wrong = _fault(each, got, place(each.record) in waiting) or _existing_fault(got, completed_by_key)
         if wrong:
             verdict.differences.append(f"{_where(each)}: {wrong}")
     for of, several in found.items():
-        verdict.differences.append(f"{several[0].record.topic} has {words(several[0].end)} of {of}, which was never sent")
+        verdict.differences.append(
+            f"{several[0].record.topic} has {words(several[0].end)} of {of}, which was never sent"
+        )
     return verdict
 
 
@@ -169,13 +170,10 @@ def _existing_fault(got: list[Came], completed_by_key: dict[tuple[int, str], dic
 def words(end: Expected) -> str:
     """An end for a person."""
     if end.end is End.COMPLETED:
-        return f"completed {_points(end.available)} spendable + {_points(end.expired)} expired"
+        return f"completed {format_points(end.available)} spendable + {format_points(end.expired)} expired"
     return " ".join(str(part) for part in (end.end, end.code, end.name) if part)
 
 
-def _points(thousandths: int) -> str:
-    return f"{Decimal(thousandths) / 1000:f}"
-
-
 def _where(sent: Sent) -> str:
-    return "{}/{}@{}".format(*place(sent.record))
+    record = sent.record
+    return f"{record.topic}/{record.partition}@{record.offset}"

@@ -1,6 +1,7 @@
-"""A test aid: the process kills itself (SIGKILL) at a named point, as if its machine died there.
+"""A test aid: the process kills itself (SIGKILL) at a named point, as if its machine died there, or freezes itself.
 
-Armed by REVERSAL_TEST_FAILPOINT=NAME:COUNT, the COUNTth time that NAME is reached; never armed in production.
+Armed by REVERSAL_TEST_FAILPOINT=NAME:COUNT, the COUNTth time that NAME is reached; NAME:COUNT:freeze stops it there
+(SIGSTOP) until somebody sends SIGCONT. Never armed in production.
 """
 
 from __future__ import annotations
@@ -19,23 +20,26 @@ POINTS = {
     "published": "all is acknowledged, the outbox not cleared",
     "revoked": "the group takes partitions back, their batches not yet finished",
 }
+SIGNALS = {"": signal.SIGKILL, "freeze": signal.SIGSTOP}
 
-_armed: dict[str, int] = {}
+_armed: dict[str, tuple[int, signal.Signals]] = {}
 
 
 def arm(text: str | None) -> None:
-    """Arm `NAME:COUNT` (or `NAME`); raises ValueError where there is no such point."""
+    """Arm `NAME:COUNT`, `NAME:COUNT:freeze` or `NAME`; raises ValueError where there is no such point."""
     _armed.clear()
     if text:
-        name, _, count = text.partition(":")
-        if name not in POINTS or not (count or "1").isdigit():
-            raise ValueError(f"no failpoint {text!r}; there are {', '.join(POINTS)}, each with :COUNT")
-        _armed[name] = int(count or 1)
+        name, count, end, *rest = [*text.split(":"), "", ""]
+        if name not in POINTS or not (count or "1").isdigit() or end not in SIGNALS or any(rest):
+            raise ValueError(f"no failpoint {text!r}; there are {', '.join(POINTS)}, each with :COUNT or :COUNT:freeze")
+        _armed[name] = int(count or 1), SIGNALS[end]
 
 
 def reach(name: str) -> None:
     """Note that a point is reached; costs a look into an empty dict unless armed."""
     if name in _armed:
-        _armed[name] -= 1
-        if _armed[name] <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        count, end = _armed.pop(name)
+        if count > 1:
+            _armed[name] = count - 1, end
+        else:
+            os.kill(os.getpid(), end)

@@ -16,8 +16,9 @@ from service.settings import Kafka, Settings
 CLIENT_ID = "points-reversal"
 # Of a record beside its value: its key, its headers, the `dlq.*` headers, the frame of its batch.
 FRAME_BYTES = 256 * 1024
-# More than the largest outcome: 1,000 lots whose ids have 255 characters of 4 bytes each come to 1.3 MB.
-OUTCOME_BYTES = 4 * 1024 * 1024
+# More than the largest outcome: 1,000 extended lots whose origins' ids have 255 characters of 4 bytes each, each with
+# its warning, come to 3.7 MB.
+OUTCOME_BYTES = 6 * 1024 * 1024
 
 
 def client_options(kafka: Kafka) -> dict[str, Any]:

@@ -27,6 +27,7 @@ EVENTS = {
     "record.raised": "deciding one record raised; the fault behind its 804",
     "refusals.forgotten": "refusals older than refusal_days were deleted",
     "producer.replaced": "a producer was given up after a failure",
+    "library.said": "a library's own warning: its logger and message",
 }
 
 EMAIL = re.compile(r"[^\s\"'=:,;<>()\[\]]+@[^\s\"'=:,;<>()\[\]]+")
@@ -51,10 +52,16 @@ def _masked(value: Any) -> Any:
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Mask whatever names a person, also within texts of exceptions."""
-    kept = ("event", "level", "timestamp", "topic", "lane")
+    kept = ("event", "level", "timestamp", "topic", "lane", "reason")
     return {
         key: item if key in kept else "[personal]" if key in PERSONAL else _masked(item) for key, item in event.items()
     }
+
+
+def said(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A library's line, whose text is no event of ours."""
+    record = event["_record"]
+    return event | {"event": "library.said", "logger": record.name, "message": str(event["event"])}
 
 
 def set_up(level: str = "info", style: Literal["auto", "json", "console"] = "auto") -> None:
@@ -74,7 +81,7 @@ def set_up(level: str = "info", style: Literal["auto", "json", "console"] = "aut
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[said, *shared], processor=renderer))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

@@ -64,12 +64,16 @@ class Taken:
 
 @dataclass(slots=True)
 class Work:
-    """What one transaction is to take: a lane's next records, or (`due`: at most how many) waiting ones."""
+    """What one transaction is to take: a lane's next records, or (`due`: at most how many) waiting ones.
+
+    `bare`: without the waiting records that it would set free, which have lanes of their own to be taken up on.
+    """
 
     records: list[Record]
     messages: list[Message]
     next_offset: int | None = None
     due: int = 0
+    bare: bool = False
     condemned: Exception | None = None
     locked: set[CustomerId] = field(default_factory=set)
 
@@ -130,6 +134,9 @@ class Pipeline:
                     raise
                 if not work.single:
                     return await self._halve(lane, work)
+                if not work.bare:
+                    work.bare = True  # what it sets free may be to blame, and must not take it along
+                    continue
                 alone += 1
                 work.condemned = error if alone >= ALONE else None
 
@@ -167,7 +174,8 @@ class Pipeline:
         position = lane.position
         lane.position += len(outbox)
         lane.cleared = cleared
-        lane.waiting = max(0, lane.waiting + len(batch.parked) - sum(1 for one in batch.settled if one.waited))
+        settled = sum(1 for one in batch.settled if one.waited and one.lane_id == lane.lane_id)
+        lane.waiting = max(0, lane.waiting + len(batch.parked) - settled)
         if work.next_offset is not None:
             lane.next_offset = work.next_offset
             lane.high_offset = max(lane.high_offset, work.next_offset)
@@ -197,7 +205,7 @@ class Pipeline:
             due=due if work.condemned is None else [],
             customers=work.locked,
             clock=self.settings.test_clock,
-            release_records=self.settings.release_records,
+            release_records=0 if work.bare else self.settings.release_records,
             max_record_bytes=self.settings.max_record_bytes,
         )
         return Batch(ledger, lane.lane_id, self.settings.feed_wait_seconds, self.new_id), created

@@ -14,6 +14,10 @@ from service.settings import Settings
 ALREADY_EXISTS = 36  # Kafka's error code: another process was quicker
 
 
+class TopicsMissing(Exception):
+    """Kafka lacks topics that the service needs; the message names them and the way out."""
+
+
 class Topic(NamedTuple):
     """A topic as the service needs it."""
 
@@ -32,6 +36,19 @@ def needed(settings: Settings) -> list[Topic]:
         *(Topic(name, "out", output_bytes(settings)) for name in outputs),
         *(Topic(topics.dead_letters(name), "dead letters", output_bytes(settings)) for name in inputs),
     ]
+
+
+async def check(settings: Settings) -> None:
+    """Raises TopicsMissing where a topic is missing, KafkaError where the brokers do not answer."""
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
+    try:
+        await admin.start()
+        known = set(await admin.list_topics())
+    finally:
+        await admin.close()
+    missing = [topic.name for topic in needed(settings) if topic.name not in known]
+    if missing:
+        raise TopicsMissing(f"there is no topic {', '.join(missing)}; run `points-reversal topics`")
 
 
 async def create(settings: Settings) -> tuple[list[Topic], list[Topic]]:

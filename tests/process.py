@@ -39,14 +39,6 @@ END_SECONDS = 15.0  # SIGTERM to exit, everything being well
 SESSION_MS = 3_000  # short, so that a killed process is missed soon; the stack's broker allows it
 PERSONAL = re.compile("@shop|9876543", re.IGNORECASE)  # within every e-mail address and phone of these tests
 
-LAUNCH = """
-import uvloop, sys
-from service.settings import Settings
-from service.logs import set_up
-from service.app import run
-s = Settings(); set_up(s.log_level, s.log_format); sys.exit(uvloop.run(run(s)))
-"""
-
 
 class Service:
     """One process of the service, and what it has said."""
@@ -59,7 +51,7 @@ class Service:
         environment = {**inherited, **settings, "REVERSAL_HTTP_PORT": str(self.port), "PYTHONUNBUFFERED": "1"}
         with self.path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", LAUNCH],
+                [sys.executable, "-m", "service", "run"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

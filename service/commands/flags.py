@@ -51,7 +51,9 @@ BootstrapServers = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
-OrgId = Annotated[int, typer.Option("--org", metavar="N", min=1, help="The org (tenant) that it belongs to.")]
+OrgId = Annotated[
+    int, typer.Option("--org", metavar="N", min=1, max=2**63 - 1, help="The org (tenant) that it belongs to.")
+]
 
 
 def settings_with(**flags: Any) -> Settings:

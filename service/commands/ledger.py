@@ -135,7 +135,7 @@ def _print_summary(summary: Summary) -> None:
 
 
 def audit(
-    org: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only this org; lanes are always checked whole.")] = None,
+    org: Annotated[int | None, typer.Option(metavar="N", min=1, max=2**63 - 1, help="Only this org; lanes are always checked whole.")] = None,
     rows: Annotated[int, typer.Option(metavar="N", min=1, help="Most broken rows to name for each statement.")] = 20,
     as_json: AsJson = False,
     database_url: DatabaseUrl = None,

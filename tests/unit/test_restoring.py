@@ -216,6 +216,12 @@ class TestUnits:
         assert refused(it.give_back(quantity=1)).errors[0].details["asked"] == "33"
         assert completed(it.give_back(quantity=2)).points == points(66)
 
+    def test_more_than_remain_are_judged_by_the_minimum_as_points_would_be(self) -> None:
+        it = units(100, 4, minimum_points=points(60))
+        it.redemption.reversed, it.redemption.reversed_quantity = points(75), 3
+        assert refused(it.give_back(quantity=2)).errors[0].code is Code.CONDITIONS_NOT_MET  # worth 50
+        assert refused(it.give_back(quantity=3)).errors[0].code is Code.INSUFFICIENT_POINTS  # worth 75
+
     @given(
         worth=st.integers(1, 10**6),
         decimals=st.integers(0, 3),

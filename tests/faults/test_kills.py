@@ -1,0 +1,104 @@
+"""kill -9 at every boundary of the pipeline and at random: the next process goes on, nothing is lost, nothing doubled."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from service.failpoint import POINTS
+from tests.process import Service, Site, site
+from tests.stack import Stack, eventually
+from tests.traffic import Traffic, send, verify
+
+STATIC = {"kafka__group_instance_id": "one"}  # the next process has the partitions of the killed one at once
+SMALL = {"batch_records": "40"}  # many batches of few records
+
+
+@pytest.fixture
+def place(stack: Stack, template_database: str) -> Iterator[Site]:
+    with site(stack, template_database, settings=SMALL) as own:
+        yield own
+
+
+async def killed(service: Service) -> None:
+    """Returns when it has killed itself; it must not end in another way, nor live on."""
+    assert await service.ended(40) == -signal.SIGKILL, service.tail()
+
+
+# The lanes that a process owns are 8; the batches of the stream below are some 20.
+KILLS = {
+    "owned": (2, 7),
+    "drained": (2, 7),
+    "fenced": (3,),
+    "loaded": (4,),
+    "decided": (5,),
+    "written": (4,),
+    "committed": (1, 6),
+    "published": (1, 4),
+    "revoked": (1,),
+}
+
+
+def test_every_failpoint_is_here() -> None:
+    assert KILLS.keys() == POINTS.keys()
+
+
+@pytest.mark.parametrize("point", [point for point in POINTS if point != "revoked"])
+async def test_killed_at_a_point_the_next_process_goes_on(place: Site, point: str) -> None:
+    traffic = Traffic(Random(point), customers=10)
+    await place.load(traffic.lines())
+    await send(place, traffic.next(600))
+    if point in ("owned", "drained"):  # there must be something in the outbox to be drained
+        await killed(place.start(**STATIC, test_failpoint="committed:3"))
+        assert await place.value("select count(*) from outbox") > 0
+    for count in KILLS[point]:
+        await killed(place.start(**STATIC, test_failpoint=f"{point}:{count}"))
+    heir = place.start(**STATIC)
+    await send(place, traffic.next(100))
+    await place.drained()
+    await heir.stop()
+    findings = await verify(place)
+    if point in ("published", "drained"):
+        assert findings.repeats > 0
+    assert findings.by_code().keys() >= {"completed", "902", "887", "dead not_json"}
+
+
+async def test_killed_while_partitions_are_taken_from_it(place: Site) -> None:
+    traffic = Traffic(Random("revoked"), customers=10)
+    await place.load(traffic.lines())
+    first = place.start("first", test_failpoint="revoked:1")
+    await first.ready()
+    await send(place, traffic.next(2000))
+    await eventually(lambda: place.value("select sum(taken) > 0 from lane"))
+    second = place.start("second")
+    await killed(first)
+    await send(place, traffic.next(100))
+    await place.drained()
+    await second.stop()
+    await verify(place)
+
+
+async def test_killed_ten_times_at_random(place: Site) -> None:
+    random = Random(3)
+    traffic = Traffic(random, customers=40)
+    await place.load(traffic.lines())
+    for number in range(10):
+        before = await place.value("select coalesce(sum(taken), 0)::int from lane")
+        await send(place, traffic.next(400))
+        service = place.start(**STATIC)
+        if number % 3 == 2:  # in its start-up
+            lanes = random.randint(0, 8)
+            await eventually(lambda: len(service.said("lane.owned")) >= lanes, 40, poll_seconds=0.001)
+        else:
+            enough = before + random.randint(1, 400)
+            await eventually(lambda: place.value("select sum(taken) >= $1 from lane", enough), 40, poll_seconds=0.001)
+        assert service.running, service.tail()
+        service.kill()
+    heir = place.start(**STATIC)
+    await place.drained()
+    await heir.stop()
+    findings = await verify(place)
+    assert len(findings.inputs[place.topic("order_returned")]) > 3000
