@@ -1,7 +1,7 @@
 """Checks the invariants of the ledger over the whole database, all in one snapshot.
 
-Each invariant is one or two statements in service/sql/audit_*.sql that return the rows which break it, with a `fault` in
-plain words; no row: it holds.
+Each invariant is one or two statements in service/sql/audit_*.sql that return the rows which break it, with a `fault`
+in plain words; no row: it holds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from service.store import sql
+from service.store import Connection, sql
 
 # Sorts and hashes of this many KiB stay in memory: a million reversals need about half of it.
 WORK_MEM_KIB = 256 * 1024
@@ -73,7 +73,7 @@ class Finding:
         return {"name": self.check.name, "broken": self.broken} | ({"more": more} if more else {})
 
 
-async def audit(connection: asyncpg.Connection, org_id: int | None, rows: int) -> AsyncIterator[Finding]:
+async def audit(connection: Connection, org_id: int | None, rows: int) -> AsyncIterator[Finding]:
     """The findings, one after another; at most `rows` broken rows of each statement are named."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await connection.execute(f"set local work_mem = {WORK_MEM_KIB:d}")
@@ -89,7 +89,7 @@ async def audit(connection: asyncpg.Connection, org_id: int | None, rows: int) -
 
 
 async def _run(
-    connection: asyncpg.Connection, statement: str, org_id: int | None, rows: int
+    connection: Connection, statement: str, org_id: int | None, rows: int
 ) -> tuple[list[dict[str, Any]], int]:
     parameters = (rows,) if statement in ACROSS_ORGS else (org_id, rows)
     try:
@@ -101,7 +101,7 @@ async def _run(
 
 
 async def _unreadable_outcomes(
-    connection: asyncpg.Connection, org_id: int | None, rows: int
+    connection: Connection, org_id: int | None, rows: int
 ) -> tuple[list[dict[str, Any]], int]:
     """The outcomes that are no JSON, which no statement can find before Postgres 16."""
     broken: list[dict[str, Any]] = []

@@ -7,16 +7,18 @@ from typing import Annotated
 import typer
 
 from service import __version__
-from service.commands import ledger, servers
+from service.commands import ledger, servers, stories, streams
 
 EPILOG = (
-    "Exit codes: 0 all is well; 1 what was asked about is not (an invariant is broken, a line is faulty, nothing found); "
-    "2 a flag, an argument or a setting is wrong; 3 Postgres or Kafka cannot be reached; 4 a fault of this program."
+    "Exit codes: 0 all is well; 1 what was asked about is not (an invariant is broken, a line is faulty, nothing "
+    "found); 2 a flag, an argument or a setting is wrong; 3 Postgres or Kafka cannot be reached; 4 a fault of this "
+    "program."
 )
 
 app = typer.Typer(
     name="points-reversal",
-    help="Gives loyalty points back when an order is returned: Kafka in, one Postgres transaction, Kafka out, exactly once.\n\n"
+    help="Gives loyalty points back when an order is returned: Kafka in, one Postgres transaction, Kafka out, exactly "
+    "once.\n\n"
     "Settings come from the environment (REVERSAL_…; `points-reversal settings` lists them), flags win. To look around "
     "without any server: `points-reversal demo`",
     epilog=EPILOG,
@@ -42,7 +44,7 @@ def _application(
     """Nothing to do before a command."""
 
 
-for module in (servers, ledger):
+for module in (servers, ledger, stories, streams):
     module.add_to(app)
 
 

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
 NULL = "\\N"
-_SPECIAL = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_ARRAY_SPECIAL = str.maketrans({"\\": "\\\\\\\\", '"': '\\\\"'})  # escaped for the array, then for COPY
+_SPECIAL = re.compile(r"[\\\t\n\r]")
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_ARRAY_SPECIAL = re.compile(r'[\\"\t\n\r]')
+_ARRAY_ESCAPES = {"\\": "\\\\", '"': '\\"'}  # for the array; COPY's own come on top
 
 
 def copy_text(rows: Iterable[tuple[Any, ...]]) -> bytes:
     """The rows, a line each. Of strings, whole numbers, booleans, times, None, and lists of strings or numbers."""
-    return "".join(["\t".join([_cell(value) for value in row]) + "\n" for row in rows]).encode()
+    cells = _CELLS
+    return "".join(["\t".join([cells[type(value)](value) for value in row]) + "\n" for row in rows]).encode()
 
 
-def _cell(value: Any) -> str:
-    kind = type(value)
-    if kind is str:
-        return value if value.isalnum() else value.translate(_SPECIAL)  # type: ignore[no-any-return]
-    if value is None:
-        return NULL
-    if kind is list:
-        return "{" + ",".join([_element(item) for item in value]) + "}"
-    if kind is datetime:
-        return value.isoformat()  # type: ignore[no-any-return]
-    return str(value)
+def _text(value: str) -> str:
+    return value if _SPECIAL.search(value) is None else value.translate(_ESCAPES)
+
+
+def _array(values: list[str] | list[int]) -> str:
+    return "{" + ",".join([_element(value) for value in values]) + "}"
 
 
 def _element(value: str | int) -> str:
-    return '"' + value.translate(_ARRAY_SPECIAL) + '"' if isinstance(value, str) else str(value)
+    if not isinstance(value, str):
+        return str(value)
+    if _ARRAY_SPECIAL.search(value) is None:
+        return f'"{value}"'
+    return '"' + _text("".join(_ARRAY_ESCAPES.get(sign, sign) for sign in value)) + '"'
+
+
+def _null(_: None) -> str:
+    return NULL
+
+
+_CELLS: dict[type, Callable[[Any], str]] = {
+    str: _text,
+    int: str,
+    bool: str,
+    datetime: datetime.isoformat,
+    type(None): _null,
+    list: _array,
+}

@@ -1,4 +1,4 @@
-"""PURE. What the demo found on the topics against what the sample expects: exactly one end for each record, and that one.
+"""PURE. What the demo found on the topics against what the sample expects: exactly one end for each record, that one.
 
 Outcomes are told by their `ce_id`, dead letters by where they came from.
 """
@@ -18,7 +18,7 @@ from service.sample_shop import End, Event, Expected, completed, dead, refused
 from service.settings import Topics
 
 PUBLISHED = (End.COMPLETED, End.FAILED, End.DEAD)
-HEADERLESS = Expected(End.FAILED, None, "unreadable outcome")
+UNREADABLE = Expected(End.FAILED, None, "unreadable outcome")
 
 Place = tuple[str, int, int]  # topic, partition, offset
 
@@ -37,12 +37,13 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """A record of an output topic. `of`: the `ce_id`, or of a dead letter the place that it came from; `body`: the
-    outcome's, None of a dead letter."""
+    """A record of an output topic. `of`: the `ce_id`, or of a dead letter the place that it came from; `message`: why
+    it was refused or could not be read; `body`: the outcome's, None of a dead letter."""
 
     of: str
     end: Expected
     record: Record
+    message: str = ""
     body: dict[str, Any] | None = None
 
 
@@ -64,18 +65,18 @@ def place(record: Record) -> Place:
 
 
 def read(record: Record, topics: Topics) -> Came:
-    """What a record of an output topic says; one that says nothing that we understand is no expected end of anything."""
+    """What a record of an output topic says; what cannot be read is no end that anybody expects."""
     headers = {name: value.decode(errors="replace") for name, value in record.headers if value is not None}
     if record.topic.endswith(topics.dead_letter_suffix):
         of = "/".join(headers.get(f"dlq.{name}", "?") for name in ("topic", "partition", "offset"))
-        return Came(of, dead(headers.get("dlq.reason", "?")), record)
+        return Came(of, dead(headers.get("dlq.reason", "?")), record, headers.get("dlq.message", ""))
     of = headers.get("ce_id", "?")
     try:
         body = json.loads(record.value or b"")
         end = _end(body, failed=record.topic == topics.reversal_failed, code=headers.get("ce_errorcode"))
     except (ValueError, LookupError, TypeError, ArithmeticError):
-        return Came(of, HEADERLESS, record, {})
-    return Came(of, end, record, body)
+        return Came(of, UNREADABLE, record, "", {})
+    return Came(of, end, record, body["errors"][0]["message"] if end.end is End.FAILED else "", body)
 
 
 def _end(body: dict[str, Any], *, failed: bool, code: str | None) -> Expected:
@@ -107,8 +108,7 @@ def judge(sent: list[Sent], came: Iterable[Came], waiting: set[Place]) -> Verdic
     for one in came:
         found.setdefault(one.of, []).append(one)
         verdict.came[key_of(one.end)] += 1
-        if one.body and "errors" in one.body:
-            verdict.examples.setdefault(key_of(one.end), one.body["errors"][0]["message"])
+        verdict.examples.setdefault(key_of(one.end), one.message)
         verdict.available += one.end.available
         verdict.expired += one.end.expired
     completed_by_key = {

@@ -1,4 +1,4 @@
-"""The demo's part on Kafka and Postgres: brings the sample in, sends its records act by act, reads all that comes out."""
+"""The demo's part on Kafka and Postgres: brings the sample in, sends its records act by act, reads what comes out."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def prepare(settings: Settings, file: Path) -> tuple[Sample, Summary]:
         latest = await connection.fetchval("select max(org_id) from org")
         first_org = FIRST_ORG if latest is None else latest - latest % ORGS + ORGS + FIRST_ORG % ORGS
         sample = build(datetime.now(UTC).replace(microsecond=0), first_org)
-        file.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in sample.lines))
+        _write(file, sample)
         summary = await load(connection, file)
         if summary.faults:
             raise Wrong(f"{file}, line {summary.faults[0].line}: {summary.faults[0].message}")
@@ -76,14 +76,18 @@ async def prepare(settings: Settings, file: Path) -> tuple[Sample, Summary]:
     return sample, summary
 
 
+def _write(file: Path, sample: Sample) -> None:
+    file.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in sample.lines))
+
+
 async def play(settings: Settings, sample: Sample, shown: Shown, alive: Callable[[], bool]) -> Played:
     """Send everything and read along until each record has what it must have, or the service falls silent."""
+    outputs = _outputs(settings)
+    partitions = await _partitions(settings, [*outputs, *settings.topics.inputs()])
     async with reader(settings) as consumer, _producer(settings) as producer:
-        outputs = await _partitions(consumer, _outputs(settings))
-        inputs = await _partitions(consumer, settings.topics.inputs())
-        starts = {partition: end for partition, (_, end) in (await ends_of(consumer, outputs + inputs)).items()}
+        starts = {partition: end for partition, (_, end) in (await ends_of(consumer, partitions)).items()}
         played = Played(sample, starts)
-        consumer.assign(outputs)
+        consumer.assign([partition for partition in partitions if partition.topic in outputs])
         watch = Watch(settings, played, consumer, shown, alive)
         watching = asyncio.create_task(watch.run())
         try:
@@ -181,8 +185,8 @@ class Watch:
 async def look(settings: Settings, played: Played) -> tuple[list[Came], set[Place], list[Finding]]:
     """After the service has ended: all that it published, what still waits, and what the audit finds."""
     came: list[Came] = []
+    partitions = await _partitions(settings, _outputs(settings))
     async with reader(settings) as consumer:
-        partitions = await _partitions(consumer, _outputs(settings))
         ends = await ends_of(consumer, partitions)
         consumer.assign(partitions)
         for partition in partitions:
@@ -216,8 +220,8 @@ def _outputs(settings: Settings) -> list[str]:
     return [topics.reversal_completed, topics.reversal_failed, *letters]
 
 
-async def _partitions(consumer: AIOKafkaConsumer, topics: Iterable[str]) -> list[TopicPartition]:
-    return [partition for several in (await partitions_of(consumer, topics)).values() for partition in several]
+async def _partitions(settings: Settings, topics: Iterable[str]) -> list[TopicPartition]:
+    return [partition for several in (await partitions_of(settings, topics)).values() for partition in several]
 
 
 @asynccontextmanager

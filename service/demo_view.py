@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 ROWS = 12  # of the table that lives
 OTHER_LINES = 8  # of the screen: the table's head, the bar, what was said before
+LONGEST_OUTCOME = len("887 idempotency_key_reused")
 EVERY = 100  # without a terminal, a line for so many outcomes
 DIFFERENCES = 20  # named at the end
+WRONG = "bold red reverse"
 STYLES = {End.COMPLETED: "green", End.FAILED: "yellow", End.DEAD: "red"}
-COLUMNS = (("order", "left"), ("asked", "right"), ("given back", "right"), ("available/expired", "right"))
+HEAD = ("order", "asked", "given back", "available/expired", "outcome")
 
 
 class Row(NamedTuple):
@@ -43,11 +45,10 @@ class Row(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What was measured: records sent, outcomes read, the seconds between the first and the last of them; the seconds of
-    each step from the start on."""
+    """What was measured: the records sent, the seconds from the first of them to the last outcome, those of each step
+    from the start on; how many records had to wait, and how many still do."""
 
     records: int
-    published: int
     stream_seconds: float
     steps: list[tuple[str, float]]
     waited: int
@@ -126,33 +127,34 @@ class View:
         """Everything at one sight."""
         self.out.print(self._counts(verdict))
         self.out.print(self._audit(findings))
+        table = Table(box=None, show_header=False, pad_edge=False)
         for name, text in _figures(verdict, figures):
-            self.out.print(Text.assemble((f"{name:<13}", "bold"), text))
+            table.add_row(Text(name, "bold"), Text(text))
+        self.out.print(table)
+        self.out.print()
 
     def _counts(self, verdict: Verdict) -> Table:
-        table = _table("outcome", "", "expected", "seen", "for example")
-        for column in table.columns[2:4]:
-            column.justify = "right"
-        table.columns[-1].no_wrap = True
+        table = _table("outcome", "seen", "for example")
+        table.columns[1].justify = "right"
+        table.columns[2].no_wrap = True
         # Without UTF-8 there is no sign for what is left out.
-        table.columns[-1].overflow = "ellipsis" if self.out.encoding.startswith("utf") else "crop"
+        table.columns[2].overflow = "ellipsis" if self.out.encoding.startswith("utf") else "crop"
         keys = {**verdict.expected, **verdict.came}
         for key in sorted(keys, key=lambda key: (list(End).index(key[0]), key[1] or 0, key[2])):
-            end, code, name = key
             expected, came = verdict.expected[key], verdict.came[key]
-            style = STYLES[end] if expected == came else "bold red reverse"
-            first, second = (str(code), name) if end is End.FAILED else (str(end).split(" ")[0], name)
+            style = STYLES[key[0]] if expected == came else WRONG
+            name = f"{key[1]} {key[2]}" if key[0] is End.FAILED else f"{key[0]} {key[2]}"
             table.add_row(
-                Text(first, style), Text(second), str(expected), str(came), Text(verdict.examples.get(key, ""), "dim")
+                Text(name, style),
+                Text(f"{came} of {expected}", "" if expected == came else WRONG),
+                Text(verdict.examples.get(key, ""), "dim"),
             )
         return table
 
     def _audit(self, findings: Sequence[Finding]) -> Table:
-        table = _table("audit", "", "")
+        table = _table("audit", "", "invariant")
         for finding in findings:
-            holds = (
-                Text("holds", "green") if finding.count == 0 else Text(f"{finding.count} broken", "bold red reverse")
-            )
+            holds = Text("holds", "green") if finding.count == 0 else Text(f"{finding.count} broken", WRONG)
             table.add_row(str(finding.check.number), holds, finding.check.meaning)
         return table
 
@@ -166,14 +168,18 @@ class Stream:
         self.done = 0
         self._known: Counter[str] = Counter()
 
+    def _print(self, order: str, asked: str, given: str, split: str, outcome: str) -> None:
+        self.out.print(Text(f"{order:<10} {asked:>9} {given:>10} {split:>17}  {outcome}"), soft_wrap=True)
+
     def add(self, came: Came) -> None:
         """One more outcome."""
+        if self.done == 0:
+            self._print(*HEAD)
         self.done += 1
         one = row(came)
         self._known[one.outcome] += 1
         if self._known[one.outcome] == 1:
-            cells = f"{one.order:<12} asked {one.asked:<9} given back {one.given:<8} available/expired {one.split:<13}"
-            self.out.print(Text(f"{cells} {one.outcome}"), soft_wrap=True)
+            self._print(*one[:5])
         if self.done % EVERY == 0 or self.done == self.total:
             self.out.print(f"{self.done} of {self.total} outcomes")
 
@@ -196,39 +202,39 @@ class LiveStream(Stream):
         self._bar.update(self._task, completed=self.done)
 
     def __rich__(self) -> RenderableType:
-        table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1), show_edge=False)
-        for name, justify in COLUMNS:
-            table.add_column(name, justify="left" if justify == "left" else "right", no_wrap=True)
-        table.add_column("outcome", no_wrap=True, min_width=26)
+        table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False)
+        for name in HEAD:
+            table.add_column(name, justify="left" if name in ("order", "outcome") else "right", no_wrap=True)
+        table.columns[-1].min_width = LONGEST_OUTCOME
         for one in tuple(self._latest):
-            table.add_row(one.order, one.asked, one.given, one.split, Text(one.outcome, one.style))
+            table.add_row(*one[:4], Text(one.outcome, one.style))
         return Group(table, self._bar)
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=True)
+    """A table in which only the last column gives way."""
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
+    table.columns[-1].ratio = 1
+    table.columns[-1].no_wrap = False
     return table
 
 
 def _figures(verdict: Verdict, figures: Figures) -> Iterator[tuple[str, str]]:
-    given = verdict.available + verdict.expired
-    yield (
-        "given back",
-        f"{format_points(given)} points: {format_points(verdict.available)} spendable, "
-        f"{format_points(verdict.expired)} to lots that are expired",
+    given, available, expired = map(
+        format_points, (verdict.available + verdict.expired, verdict.available, verdict.expired)
     )
+    yield "given back", f"{given} points: {available} spendable, {expired} into expired lots"
+    waited, left = figures.waited - figures.still_waiting, figures.still_waiting
     yield (
         "waiting",
-        f"{figures.waited} came before what they are about and were settled when that came; "
-        f"{figures.still_waiting} waits still, as expected",
+        f"{waited} records waited until what they are about had come; {left} still wait{'s' if left == 1 else ''}",
     )
-    rate = figures.records / figures.stream_seconds if figures.stream_seconds else 0
-    yield (
-        "speed",
-        f"{figures.records} records in {figures.stream_seconds:.2f} s, {rate:,.0f} a second from the first record "
-        f"appended to the last outcome readable. A tiny stream, with a pause in it: it shows that it works, not how "
-        f"fast; `make bench` measures",
+    rate = figures.records / figures.stream_seconds if figures.stream_seconds > 0 else 0
+    speed = (
+        f"{figures.records} records in {figures.stream_seconds:.2f} s = {rate:,.0f} a second, from the first sent to "
+        f"the last outcome readable. A tiny stream: it shows that it works, not how fast (`make bench` does)"
     )
+    yield "speed", speed
     yield "time", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in figures.steps)

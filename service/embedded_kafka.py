@@ -124,7 +124,7 @@ class EmbeddedKafka(Server):
         self._class_path = os.pathsep.join(map(str, jars))
         (self.directory / "tmp").mkdir(exist_ok=True)
         if "cluster_id" not in self.state():
-            self.remember(cluster_id=base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode("ascii"))
+            self.remember(cluster_id=new_cluster_id())
 
     def _launch(self) -> Launch:
         port, controller_port = self.ports
@@ -176,6 +176,14 @@ class EmbeddedKafka(Server):
             f"-Djava.io.tmpdir={self.directory / 'tmp'}",
             *("-cp", self._class_path),
         ]
+
+
+def new_cluster_id() -> str:
+    """A random one that never begins with a dash, as Kafka's own never do: its tools would take it for an option."""
+    while True:
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode("ascii")
+        if not cluster_id.startswith("-"):
+            return cluster_id
 
 
 def find_java() -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
 
@@ -52,7 +54,7 @@ def output_bytes(settings: Settings) -> int:
 
 @asynccontextmanager
 async def reader(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer outside every group: it looks and leaves no trace."""
+    """A consumer outside every group: it looks and leaves no trace. Raises Unreachable."""
     consumer = AIOKafkaConsumer(
         **client_options(settings.kafka),
         group_id=None,
@@ -61,37 +63,48 @@ async def reader(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaCo
         max_partition_fetch_bytes=output_bytes(settings),
         **options,
     )
+    with reached(settings):
+        try:
+            await consumer.start()
+            await asyncio.sleep(0)  # stopping a consumer whose own task has not run once raises CancelledError
+            yield consumer
+        finally:
+            await consumer.stop()
+
+
+@asynccontextmanager
+async def administrator(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A client for what concerns topics rather than records."""
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
     try:
-        await consumer.start()
-    except (KafkaError, OSError) as error:
-        await consumer.stop()
-        raise unreachable(settings, error) from error
-    try:
-        yield consumer
+        await admin.start()
+        yield admin
     finally:
-        await consumer.stop()
+        await admin.close()
 
 
-def unreachable(settings: Settings, error: BaseException) -> Unreachable:
-    """The words for brokers that do not answer."""
-    return Unreachable(
-        f"Kafka at {settings.kafka.bootstrap_servers} does not answer ({_words(error)}); is it running, and is "
-        f"REVERSAL_KAFKA__BOOTSTRAP_SERVERS right?"
-    )
+@contextmanager
+def reached(settings: Settings) -> Iterator[None]:
+    """Turns the errors of clients whose brokers do not answer into Unreachable, which has words for people."""
+    try:
+        yield
+    except (KafkaError, OSError) as error:
+        words = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise Unreachable(
+            f"Kafka at {settings.kafka.bootstrap_servers} does not answer ({words}); is it running, and is "
+            f"REVERSAL_KAFKA__BOOTSTRAP_SERVERS right?"
+        ) from error
 
 
-def _words(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    return text.splitlines()[0][:200]
-
-
-async def partitions_of(consumer: AIOKafkaConsumer, topics: Iterable[str]) -> dict[str, list[TopicPartition]]:
-    """The partitions of those topics that exist, in order."""
-    known = await consumer.topics()
+async def partitions_of(settings: Settings, topics: Iterable[str]) -> dict[str, list[TopicPartition]]:
+    """The partitions of those topics that exist, in order. (A consumer only knows those of its own topics.)"""
+    with reached(settings):
+        async with administrator(settings) as admin:
+            described = {topic["topic"]: topic for topic in await admin.describe_topics()}
     return {
-        topic: [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        topic: sorted(TopicPartition(topic, one["partition"]) for one in described[topic]["partitions"])
         for topic in topics
-        if topic in known
+        if topic in described
     }
 
 

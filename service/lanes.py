@@ -12,7 +12,7 @@ from service.failures import Misused, Wrong
 from service.kafka import ends_of, partitions_of, reader
 from service.published import exact_time
 from service.settings import Settings
-from service.store import sql
+from service.store import Connection, sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class Lane:
         }
 
 
-async def lanes(connection: asyncpg.Connection, settings: Settings) -> list[Lane]:
+async def lanes(connection: Connection, settings: Settings) -> list[Lane]:
     """Every input partition on Kafka and every lane in Postgres, in order."""
     rows = {(row["topic"], row["partition"]): row for row in await connection.fetch(sql("lanes_list"))}
+    found = await partitions_of(settings, {*settings.topics.inputs(), *(topic for topic, _ in rows)})
+    partitions = [one for some in found.values() for one in some]
     async with reader(settings) as consumer:
-        topics = [*settings.topics.inputs(), *(topic for topic, _ in rows)]
-        partitions = [one for some in (await partitions_of(consumer, topics)).values() for one in some]
         ends = await ends_of(consumer, partitions)
     keys = sorted({*rows, *((one.topic, one.partition) for one in partitions)})
     logs = {(one.topic, one.partition): log for one, log in ends.items()}
@@ -126,22 +126,22 @@ class Reset:
             return f"That skips {self.to - at:,} records: they are never decided, unless it is set back again."
         if self.to < at:
             return (
-                f"That repeats {at - self.to:,} records: returns that have an outcome keep it and get no second one, feed "
-                f"records change nothing unless a customer.updated without updatedAt is among them, dead letters repeat."
+                f"That repeats {at - self.to:,} records: returns that have an outcome keep it and get no second one; "
+                f"feed records change nothing, unless a customer.updated without updatedAt is among them; dead letters "
+                f"repeat."
             )
         return "That changes nothing but to make its owner start again from there."
 
 
-async def plan_reset(connection: asyncpg.Connection, settings: Settings, topic: str, partition: int, to: str) -> Reset:
+async def plan_reset(connection: Connection, settings: Settings, topic: str, partition: int, to: str) -> Reset:
     """What `lanes reset` is about to do. Raises Misused or Wrong where it cannot be done."""
     if topic not in settings.topics.inputs():
         raise Misused(f"{topic} is no input topic; those are {', '.join(settings.topics.inputs())}")
-    async with reader(settings) as consumer:
-        found = (await partitions_of(consumer, [topic])).get(topic, [])
-        logs = await ends_of(consumer, [one for one in found if one.partition == partition])
-    if not logs:
+    found = (await partitions_of(settings, [topic])).get(topic, [])
+    if partition not in [one.partition for one in found]:
         raise Wrong(f"Kafka has no partition {partition} of {topic}, but {len(found)} partitions, counted from 0")
-    [(start, end)] = logs.values()
+    async with reader(settings) as consumer:
+        [(start, end)] = (await ends_of(consumer, [found[partition]])).values()
     row = await connection.fetchrow(sql("lanes_find"), topic, partition)
     offset = _offset(to, start, end)
     stored, high = (row["next_offset"], row["high_offset"]) if row else (None, 0)
@@ -158,7 +158,7 @@ def _offset(to: str, start: int, end: int) -> int:
     return int(to)
 
 
-async def reset(connection: asyncpg.Connection, plan: Reset) -> int:
+async def reset(connection: Connection, plan: Reset) -> int:
     """Carry a plan out; returns the new epoch. Raises Wrong where the lane moved meanwhile."""
     async with connection.transaction():
         row = await connection.fetchrow(sql("lanes_find"), plan.topic, plan.partition)

@@ -30,7 +30,7 @@ import orjson
 
 from service.failures import Misused, Wrong
 from service.load_lines import KINDS, LINE_BYTES, read_lines
-from service.store import sql
+from service.store import Connection, sql
 
 CHUNK_LINES = 5_000  # staged at once; about a MB
 READERS = min(4, os.cpu_count() or 1)  # reading a line takes about as long as Postgres needs to book four
@@ -80,7 +80,7 @@ class Summary:
 
 
 async def load(
-    connection: asyncpg.Connection,
+    connection: Connection,
     path: Path,
     *,
     keep_going: Path | None = None,
@@ -93,7 +93,7 @@ async def load(
     `keep_going`: where the faulty lines are written, so that the good ones are booked without them. `moment` stands in
     for the clock.
     """
-    if keep_going is not None and keep_going.exists() and keep_going.samefile(path):
+    if keep_going is not None and _same(keep_going, path):
         raise Misused(f"--keep-going {keep_going} is the file to load itself; name another one")
     started = time.monotonic()
     summary = Summary()
@@ -108,11 +108,15 @@ async def load(
                 raise
         except asyncpg.LockNotAvailableError:
             raise Wrong(
-                f"customers of the file, or another load, stayed locked for {LOCK_SECONDS} s; nothing was booked; look at "
-                f"pg_stat_activity for a hanging transaction, then load again"
+                f"customers of the file, or another load, stayed locked for {LOCK_SECONDS} s; nothing was booked; look "
+                f"at pg_stat_activity for a hanging transaction, then load again"
             ) from None
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
 
 
 def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -129,14 +133,14 @@ def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, text
 
 
-async def _stage(connection: asyncpg.Connection, path: Path, progress: Progress) -> int:
+async def _stage(connection: Connection, path: Path, progress: Progress) -> int:
     """Read the whole file into the staging tables; returns the number of lines.
 
     Processes read a few pieces ahead while Postgres takes the one before; a small file is not worth starting them.
     """
-    size = path.stat().st_size
     count = 0
     with path.open("rb", buffering=1024 * 1024) as file, contextlib.ExitStack() as ending:
+        size = os.fstat(file.fileno()).st_size
         pool = ending.enter_context(_readers()) if size > ALONE_BYTES else None
         lines = lines_of(file)
         ahead: deque[Awaitable[dict[str, bytes]]] = deque()
@@ -171,7 +175,7 @@ def _follow_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-async def _copy(connection: asyncpg.Connection, rows: dict[str, bytes]) -> None:
+async def _copy(connection: Connection, rows: dict[str, bytes]) -> None:
     for kind, text in rows.items():
         await connection.copy_to_table(f"staged_{kind}", source=io.BytesIO(text))
 
@@ -181,7 +185,7 @@ class _Faulty(Exception):
 
 
 async def _book(
-    connection: asyncpg.Connection,
+    connection: Connection,
     path: Path,
     keep_going: Path | None,
     moment: datetime | None,
@@ -199,13 +203,11 @@ async def _book(
             progress("check", 0, 0)
             await _check(connection)
             await _read_faults(connection, faults, summary)
-            if summary.faulty_lines and keep_going is None:
-                raise _Faulty
+            _stop_at_faults(summary, keep_going)
             await _lock_customers(connection, progress)
             await connection.execute(sql("bulk_overdrawn_lots"))
             await _read_faults(connection, faults, summary)
-            if summary.faulty_lines and keep_going is None:
-                raise _Faulty
+            _stop_at_faults(summary, keep_going)
             changed += await _write(connection, moment, progress)
             if keep_going is not None:
                 progress("write the faulty lines", 0, 0)
@@ -218,7 +220,12 @@ async def _book(
     summary.changed = {kind: changed[kind] for kind in STAGED}
 
 
-async def _write_rules(connection: asyncpg.Connection) -> Counter[str]:
+def _stop_at_faults(summary: Summary, keep_going: Path | None) -> None:
+    if summary.faulty_lines and keep_going is None:
+        raise _Faulty
+
+
+async def _write_rules(connection: Connection) -> Counter[str]:
     """Orgs and programs, which the checks of all other lines need. Nobody waits for them: decisions only read them."""
     changed: Counter[str] = Counter()
     changed["org"] = _rows(await connection.execute(sql("bulk_orgs")))
@@ -231,9 +238,12 @@ async def _write_rules(connection: asyncpg.Connection) -> Counter[str]:
     return changed
 
 
-async def _check(connection: asyncpg.Connection) -> None:
-    """Take the lines out of the staging that are faulty, or say what is known already. Nothing that this reads can
-    change afterwards, but for lots and redemptions that come in between: those end in a conflict and another attempt."""
+async def _check(connection: Connection) -> None:
+    """Take the lines out of the staging that are faulty, or say what is known already.
+
+    Nothing that this reads can change afterwards, but for lots and redemptions that come in between: those end in a
+    conflict and another attempt.
+    """
     for kind in ("customer", "reward", "lot", "redemption"):
         await connection.execute(_of("bulk_unknown_orgs", kind))
     for kind in ("lot", "redemption"):
@@ -243,7 +253,7 @@ async def _check(connection: asyncpg.Connection) -> None:
     await connection.execute(sql("bulk_foreign_lots"))
 
 
-async def _lock_customers(connection: asyncpg.Connection, progress: Progress) -> None:
+async def _lock_customers(connection: Connection, progress: Progress) -> None:
     progress("lock the customers", 0, 0)
     await connection.execute(sql("bulk_touched_customers"))
     await connection.execute("analyze touched_customer")
@@ -251,8 +261,8 @@ async def _lock_customers(connection: asyncpg.Connection, progress: Progress) ->
     await connection.execute(sql("bulk_lock_customers"))
 
 
-async def _write(connection: asyncpg.Connection, moment: datetime | None, progress: Progress) -> Counter[str]:
-    """Everything but orgs and programs, in the order in which the service writes: rewards, which customers share, last."""
+async def _write(connection: Connection, moment: datetime | None, progress: Progress) -> Counter[str]:
+    """Everything but orgs and programs, in the service's order: rewards, which customers share, last."""
     now = moment or await connection.fetchval("select clock_timestamp()")
     entry = (now, f"{int(now.timestamp() * 1000):012x}7{secrets.token_hex(2)[1:]}", secrets.token_hex(3)[1:])
     changed: Counter[str] = Counter()
@@ -274,12 +284,12 @@ async def _write(connection: asyncpg.Connection, moment: datetime | None, progre
     return changed
 
 
-async def _read_faults(connection: asyncpg.Connection, most: int, summary: Summary) -> None:
+async def _read_faults(connection: Connection, most: int, summary: Summary) -> None:
     summary.faulty_lines = await connection.fetchval(sql("bulk_count_faults"))
     summary.faults = [LineFault(*row) for row in await connection.fetch(sql("bulk_faults"), most)]
 
 
-async def _reject(connection: asyncpg.Connection, path: Path, target: Path) -> None:
+async def _reject(connection: Connection, path: Path, target: Path) -> None:
     """Write the faulty lines, each with its faults, before the good ones are committed without them."""
     draft = target.with_name(target.name + ".part")
     with path.open("rb", buffering=1024 * 1024) as source, draft.open("wb") as file:

@@ -1,7 +1,7 @@
 """PURE. The lines of a load file: from bytes to rows of the staging tables, or to what is wrong with them.
 
-Laws: nothing here raises, whatever the bytes; a line gives rows or faults, never both. What a line can tell by itself is
-judged here; what needs other lines or the ledger is left to the statements in service/sql/bulk_*.sql.
+Laws: nothing here raises, whatever the bytes; a line gives rows or faults, never both. What a line can tell by itself
+is judged here; what needs other lines or the ledger is left to the statements in service/sql/bulk_*.sql.
 """
 
 from __future__ import annotations
@@ -246,9 +246,10 @@ def _redemption(number: int, document: dict[str, Any]) -> Rows | tuple[Fault, ..
         return (fault("reversed", f"is {back}, but all {units_back} units are given back and made {points}"),)
     lots = feed.lots
     row = (
-        number, feed.org_id, feed.customer_id, feed.redemption_id, feed.program_id, feed.order_id, feed.type, feed.points,
-        given_back, feed.quantity, units_back, feed.reward_id, feed.redeemed_at,
-        None if lots is None else [lot_id for lot_id, _ in lots], None if lots is None else [points for _, points in lots],
+        number, feed.org_id, feed.customer_id, feed.redemption_id, feed.program_id, feed.order_id, feed.type,
+        feed.points, given_back, feed.quantity, units_back, feed.reward_id, feed.redeemed_at,
+        None if lots is None else [lot_id for lot_id, _ in lots],
+        None if lots is None else [points for _, points in lots],
     )  # fmt: skip
     return [("redemption", row)]
 

@@ -7,10 +7,10 @@ from typing import Any
 import asyncpg
 
 from service.published import exact_time
-from service.store import sql
+from service.store import Connection, sql
 
 
-async def parked(connection: asyncpg.Connection, org_id: int | None, most: int) -> tuple[list[dict[str, Any]], int]:
+async def parked(connection: Connection, org_id: int | None, most: int) -> tuple[list[dict[str, Any]], int]:
     """The oldest `most` waiting records, and how many wait in all."""
     rows = await connection.fetch(sql("parked_list"), org_id, most)
     return [_document(row) for row in rows], rows[0]["waiting"] if rows else 0

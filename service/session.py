@@ -28,9 +28,9 @@ def address(settings: Settings) -> str:
     try:
         parts = urlsplit(settings.database_url.get_secret_value())
         port = f":{parts.port}" if parts.port else ""
-        return f"{parts.hostname or 'the local socket'}{port}{parts.path}"
     except ValueError:
         return "the address in REVERSAL_DATABASE_URL"
+    return f"{parts.hostname or 'the local socket'}{port}{parts.path}"
 
 
 @asynccontextmanager

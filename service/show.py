@@ -1,7 +1,7 @@
 """The story of one thing in the ledger, as the contract shapes it ("Command line", `--json`).
 
-Each function returns a document for JSON, with reversals as the bytes that were published, or raises Wrong where there is
-no such thing. All of one story comes from one snapshot.
+Each function returns a document for JSON, with reversals as the bytes that were published, or raises Wrong where there
+is no such thing. All of one story comes from one snapshot.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from service.failures import Misused, Wrong
 from service.fields import IDENTIFIER_TYPES, MAX_ID, Unfit, identifier_of
 from service.points import format_points
 from service.published import exact_time, plain_time
-from service.store import sql
+from service.store import Connection, sql
 
 Document = dict[str, Any]
 
 
-async def reversal(connection: asyncpg.Connection, org_id: int, name: str) -> Document:
+async def reversal(connection: Connection, org_id: int, name: str) -> Document:
     """A reversal as published, by its id or by its idempotency key."""
     outcome = None
     reversal_id = _uuid(name)
@@ -36,7 +36,7 @@ async def reversal(connection: asyncpg.Connection, org_id: int, name: str) -> Do
     return orjson.loads(outcome)  # type: ignore[no-any-return]
 
 
-async def redemption(connection: asyncpg.Connection, org_id: int, redemption_id: str) -> Document:
+async def redemption(connection: Connection, org_id: int, redemption_id: str) -> Document:
     """A redemption with its lots, reversals and refusals."""
     row = await connection.fetchrow(sql("show_redemptions"), org_id, redemption_id, None)
     if row is None:
@@ -44,7 +44,7 @@ async def redemption(connection: asyncpg.Connection, org_id: int, redemption_id:
     return await _redemption(connection, org_id, row)
 
 
-async def order(connection: asyncpg.Connection, org_id: int, order_id: str) -> Document:
+async def order(connection: Connection, org_id: int, order_id: str) -> Document:
     """An order: its redemptions, and whatever was refused of it, also before it was known."""
     rows = await connection.fetch(sql("show_redemptions"), org_id, None, order_id)
     ids = [row["redemption_id"] for row in rows]
@@ -58,7 +58,7 @@ async def order(connection: asyncpg.Connection, org_id: int, order_id: str) -> D
     }
 
 
-async def reward(connection: asyncpg.Connection, org_id: int, reward_id: str) -> Document:
+async def reward(connection: Connection, org_id: int, reward_id: str) -> Document:
     """A reward's stock."""
     row = await connection.fetchrow(sql("show_reward"), org_id, reward_id)
     if row is None:
@@ -71,9 +71,7 @@ async def reward(connection: asyncpg.Connection, org_id: int, reward_id: str) ->
     }
 
 
-async def customer(
-    connection: asyncpg.Connection, org_id: int, name: str, *, latest: int, clock: datetime | None
-) -> Document:
+async def customer(connection: Connection, org_id: int, name: str, *, latest: int, clock: datetime | None) -> Document:
     """A customer, by id or by `TYPE:VALUE` of an identifier: lots, balances, the `latest` reversals and refusals."""
     customer_id = await _customer_id(connection, org_id, name)
     row = None if customer_id is None else await connection.fetchrow(sql("show_customer"), org_id, customer_id)
@@ -101,7 +99,7 @@ async def customer(
     }
 
 
-STORIES: dict[str, Callable[[asyncpg.Connection, int, str], Awaitable[Document]]] = {
+STORIES: dict[str, Callable[[Connection, int, str], Awaitable[Document]]] = {
     "reversal": reversal,
     "redemption": redemption,
     "order": order,
@@ -109,7 +107,7 @@ STORIES: dict[str, Callable[[asyncpg.Connection, int, str], Awaitable[Document]]
 }
 
 
-async def _redemption(connection: asyncpg.Connection, org_id: int, row: asyncpg.Record) -> Document:
+async def _redemption(connection: Connection, org_id: int, row: asyncpg.Record) -> Document:
     redemption_id = row["redemption_id"]
     reversals = await connection.fetch(
         sql("show_redemption_reversals"), org_id, row["customer_id"], row["program_id"], redemption_id
@@ -145,7 +143,7 @@ def restored(taken: list[int], given_back: int) -> list[int]:
     return parts[::-1]
 
 
-async def _customer_id(connection: asyncpg.Connection, org_id: int, name: str) -> int | None:
+async def _customer_id(connection: Connection, org_id: int, name: str) -> int | None:
     if name.isascii() and name.isdigit():
         return int(name) if int(name) <= MAX_ID else None
     kind, colon, value = name.partition(":")
@@ -161,7 +159,7 @@ async def _customer_id(connection: asyncpg.Connection, org_id: int, name: str) -
     return found
 
 
-async def _missing(connection: asyncpg.Connection, org_id: int, what: str) -> Wrong:
+async def _missing(connection: Connection, org_id: int, what: str) -> Wrong:
     if await connection.fetchval(sql("show_org"), org_id):
         return Wrong(f"org {org_id} has no {what}")
     return Wrong(f"org {org_id} is not known; `points-reversal load` configures orgs")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import for_code
 
 from service.failures import Wrong
-from service.kafka import client_options, input_bytes, output_bytes, unreachable
+from service.kafka import administrator, input_bytes, output_bytes, reached
 from service.settings import Settings
 
 ALREADY_EXISTS = 36  # Kafka's error code: another process was quicker
@@ -40,12 +40,8 @@ def needed(settings: Settings) -> list[Topic]:
 
 async def check(settings: Settings) -> None:
     """Raises TopicsMissing where a topic is missing, KafkaError where the brokers do not answer."""
-    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
-    try:
-        await admin.start()
+    async with administrator(settings) as admin:
         known = set(await admin.list_topics())
-    finally:
-        await admin.close()
     missing = [topic.name for topic in needed(settings) if topic.name not in known]
     if missing:
         raise TopicsMissing(f"there is no topic {', '.join(missing)}; run `points-reversal topics`")
@@ -53,17 +49,12 @@ async def check(settings: Settings) -> None:
 
 async def create(settings: Settings) -> tuple[list[Topic], list[Topic]]:
     """Create what is missing; returns what was made and what was there. Existing topics are left as they are."""
-    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
-    try:
-        await admin.start()
-        known = set(await admin.list_topics())
-        missing = [topic for topic in needed(settings) if topic.name not in known]
-        made = await _create(admin, settings, missing) if missing else []
-        return made, [topic for topic in needed(settings) if topic not in made]
-    except (KafkaError, OSError) as error:
-        raise unreachable(settings, error) from error
-    finally:
-        await admin.close()
+    with reached(settings):
+        async with administrator(settings) as admin:
+            known = set(await admin.list_topics())
+            missing = [topic for topic in needed(settings) if topic.name not in known]
+            made = await _create(admin, settings, missing) if missing else []
+    return made, [topic for topic in needed(settings) if topic not in made]
 
 
 async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: list[Topic]) -> list[Topic]:

@@ -350,8 +350,6 @@ class Model:
 
     def book_redemption(self, org_id: int, fields: Data, now: datetime) -> str:
         lots = fields["lots"]
-        if lots is not None and sum(points for _, points in lots) != fields["points"]:
-            return "not_bookable"
         known = self.redemption_rows.get((org_id, fields["redemption_id"]))
         if known is not None:
             return "not_bookable" if differs(fields, known) else "unchanged"
@@ -491,10 +489,12 @@ class Model:
             return "invalid_configuration", 0
         # 6, 7, 8
         found, redemption = self.find(ask)
-        program_id = ask["programId"] or (redemption or {}).get("program_id") or self.default_program(org_id)
+        # a redemption of another order is known all the same, and so is its program
+        known = redemption or self.redemption_rows.get((org_id, ask["redemptionId"])) or {}
+        program_id = ask["programId"] or known.get("program_id") or self.default_program(org_id)
         program = self.program_rows.get((org_id, program_id or ""))
         if program_id is not None:
-            if program is None or (redemption is not None and redemption["program_id"] != program_id):
+            if program is None or known.get("program_id", program_id) != program_id:
                 return "invalid_program", 0
             if not program["live"] or contradicts_itself(program):
                 return "misconfigured_program", 0

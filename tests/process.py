@@ -346,7 +346,10 @@ def site(
     `template_database` None: the database is empty, without a schema; `topics` False: none is created.
     """
     with contextlib.ExitStack() as ending:
-        directory = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="service-test-")))
+        if keep := os.environ.get("KEEP_LOGS"):
+            directory = Path(tempfile.mkdtemp(dir=keep))
+        else:
+            directory = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="service-test-")))
         database_url = servers.run(servers.create_database(stack.database_url, template_database))
         ending.callback(lambda: servers.run(servers.drop_database(database_url)))
         here = Site(stack, database_url, servers.unique("e"), directory, partitions, output_partitions, dict(settings or {}))

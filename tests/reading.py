@@ -275,6 +275,8 @@ def read_redemption(data: Data) -> Data:
         fields["lots"] = [(read_id(given(lot, "lotId")), read_points(given(lot, "points"))) for lot in lots]
         if len({lot_id for lot_id, _ in fields["lots"]}) < len(lots):
             raise WrongError
+        if sum(points for _, points in fields["lots"]) != fields["points"]:
+            raise WrongError
     return fields
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import traceback
@@ -91,6 +92,7 @@ def _faults(error: ValidationError) -> str:
 
 def run(command: Coroutine[Any, Any, T]) -> T:
     """Run a command to its end; its failures become a line on the error output and the exit code."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of it is said in our words
     try:
         return asyncio.run(command)
     except Failure as failure:
@@ -100,7 +102,7 @@ def run(command: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(INTERRUPTED) from None
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, a person reads a line and a script a code
+    except Exception as error:  # whatever it is, a person reads a line and a script a code
         crash(error)
 
 

@@ -27,21 +27,28 @@ def add_to(app: typer.Typer) -> None:
 def load(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE.jsonl", exists=True, dir_okay=False, readable=True, help="A JSON object on each line."),
+        typer.Argument(
+            metavar="FILE.jsonl", exists=True, dir_okay=False, readable=True, help="A JSON object on each line."
+        ),
     ],
     keep_going: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Book the good lines and write the others there, each with its "
-                     "faults in a field `faults`: mend that file and load it."),
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Book the good lines and write the others there, each with its faults in a field `faults`: mend that "
+            "file and load it.",
+        ),
     ] = None,
     faults: Annotated[int, typer.Option(metavar="N", min=0, help="Most faults to name.")] = 20,
     as_json: AsJson = False,
     database_url: DatabaseUrl = None,
-) -> None:  # fmt: skip
+) -> None:
     """Load orgs, programs, customers, rewards, lots and redemptions: all lines of a file, or none if one is faulty.
 
-    A line has a `kind`: `org`, `program`, `customer`, `reward`, `lot` or `redemption`; their order does not matter. A second
-    run of the same file changes nothing, and a running service need not be stopped. Exits 1 where a line is faulty.
+    A line has a `kind`: `org`, `program`, `customer`, `reward`, `lot` or `redemption`; their order does not matter. A
+    second run of the same file changes nothing, and a running service need not be stopped. Exits 1 where a line is
+    faulty.
 
     ```
     {"kind": "org", "orgId": 7}
@@ -119,8 +126,8 @@ def _print_summary(summary: Summary) -> None:
         out.print(f"… and {unnamed:,} more faulty lines")
     if not summary.booked:
         out.print(
-            f"nothing was booked: {summary.faulty_lines:,} of {summary.lines:,} lines are faulty; mend them, or book the "
-            f"others with --keep-going FILE",
+            f"nothing was booked: {summary.faulty_lines:,} of {summary.lines:,} lines are faulty; mend them, or book "
+            f"the others with --keep-going FILE",
             soft_wrap=True,
         )
         return
@@ -135,7 +142,10 @@ def _print_summary(summary: Summary) -> None:
 
 
 def audit(
-    org: Annotated[int | None, typer.Option(metavar="N", min=1, max=2**63 - 1, help="Only this org; lanes are always checked whole.")] = None,
+    org: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=2**63 - 1, help="Only this org; lanes are always checked whole."),
+    ] = None,
     rows: Annotated[int, typer.Option(metavar="N", min=1, help="Most broken rows to name for each statement.")] = 20,
     as_json: AsJson = False,
     database_url: DatabaseUrl = None,
@@ -160,7 +170,9 @@ def audit(
                     _print_finding(finding)
         if not as_json:
             broken = sum(bool(finding.count) for finding in found)
-            verdict = f"{broken} of {len(found)} invariants are broken" if broken else f"all {len(found)} invariants hold"
+            verdict = (
+                f"{broken} of {len(found)} invariants are broken" if broken else f"all {len(found)} invariants hold"
+            )
             out.print(f"{verdict} ({time.monotonic() - started:.1f} s)")
         return found
 

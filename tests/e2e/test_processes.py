@@ -1,0 +1,168 @@
+"""Several processes as one consumer group: partitions move between them under load, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from random import Random
+
+import pytest
+
+from tests import stack as servers
+from tests.process import Service, Site, site
+from tests.stack import Stack, eventually
+from tests.traffic import Traffic, send, verify
+
+PARTITIONS = 4
+LANES = 4 * PARTITIONS  # of four input topics
+CHUNK = 60  # records sent at a time
+AHEAD = 600  # at most so many wait to be decided
+
+
+@dataclass
+class Fleet:
+    """A place with its stream, and the processes that share it."""
+
+    site: Site
+    traffic: Traffic
+    running: list[Service]
+
+    async def grow(self, **settings: str) -> Service:
+        """One more process; returns when the group has settled: each lane has its one owner among those that run."""
+        service = self.site.start(**settings)
+        self.running.append(service)
+        await service.says("service.started")
+        await self.settled()
+        return service
+
+    async def settled(self, without: Service | None = None, timeout_seconds: float = 40) -> None:
+        """Returns when the running processes (all but one) own all lanes between them, each its share."""
+        owners = [one for one in self.running if one is not without]
+
+        async def shares() -> bool:
+            assert all(one.running for one in owners), [one.tail() for one in owners if not one.running]
+            async with self.site.database() as connection:
+                rows = await connection.fetch("select owner, count(*) as lanes from lane group by owner")
+            owned = {row["owner"].rsplit(":", 1)[1]: row["lanes"] for row in rows}
+            return owned.keys() == {str(one.process.pid) for one in owners} and sum(owned.values()) == LANES
+
+        try:
+            await eventually(shares, timeout_seconds, poll_seconds=0.05)
+        except AssertionError as error:
+            words = "\n".join(f"{one.name} ({one.process.pid}): {one.tail(30)}" for one in self.running)
+            raise AssertionError(f"the group has not settled: {error}\n{words}") from error
+
+    @contextlib.asynccontextmanager
+    async def load(self) -> AsyncIterator[None]:
+        """A steady stream for the time of a `with` block, then everything is decided."""
+        ending = asyncio.Event()
+
+        async def feed() -> None:
+            while not ending.is_set():
+                await send(self.site, self.traffic.next(CHUNK))
+                await eventually(self.caught_up, 60)
+
+        feeding = asyncio.create_task(feed())
+        try:
+            yield
+        finally:
+            ending.set()
+            await feeding
+        await self.site.drained()
+
+    async def caught_up(self) -> bool:
+        """Whether so little is left to decide that more may come: the stream is never far ahead, and never dries up."""
+        sent = self.traffic.numbers
+        return bool(await self.site.value("select coalesce(sum(taken), 0) + $1 > $2 from lane", AHEAD, sent))
+
+    async def busy(self) -> None:
+        """Returns when more has been decided than now."""
+        before = await self.site.value("select coalesce(sum(taken), 0) from lane")
+        await eventually(lambda: self.site.value("select sum(taken) > $1 from lane", before), 30)
+
+
+@pytest.fixture(scope="module")
+def fleet(stack: Stack, template_database: str) -> Iterator[Fleet]:
+    settings = {"batch_records": "40", "idle_in_transaction_timeout_ms": "1000", "statement_timeout_ms": "3000"}
+    with site(stack, template_database, partitions=PARTITIONS, output_partitions=2, settings=settings) as place:
+        traffic = Traffic(Random(5), customers=60, redemptions=20)
+        servers.run(place.load(traffic.lines()))
+        yield Fleet(place, traffic, [])
+
+
+async def test_two_processes_share_the_partitions_as_one_group(fleet: Fleet) -> None:
+    first = await fleet.grow()
+    async with fleet.load():
+        await fleet.busy()
+        second = await fleet.grow()
+        await fleet.busy()
+        for service in (first, second):
+            await eventually(lambda one=service: "assigned_partitions 8.0" in one.get("/metrics")[1])  # type: ignore[misc]
+        before = len(second.said("batch.decided"))
+        await eventually(lambda: len(second.said("batch.decided")) > before)
+    assert first.said("partitions.revoked")
+    await verify(fleet.site)
+
+
+async def test_one_that_is_killed_under_load_is_continued_by_the_other(fleet: Fleet) -> None:
+    while len(fleet.running) < 2:
+        await fleet.grow()
+    async with fleet.load():
+        await fleet.busy()
+        fleet.running.pop(0).kill()
+        await fleet.settled()
+        await fleet.busy()
+    await verify(fleet.site)
+
+
+async def test_one_that_is_told_to_stop_under_load_hands_over(fleet: Fleet) -> None:
+    while len(fleet.running) < 2:
+        await fleet.grow()
+    async with fleet.load():
+        await fleet.busy()
+        leaving = fleet.running.pop(0)
+        assert await leaving.stop() < 10
+        await fleet.settled()
+        await fleet.busy()
+    assert not leaving.said("lane.doubt")
+    await verify(fleet.site)
+
+
+@pytest.mark.parametrize("point", ["loaded", "written", "committed", "published"])
+async def test_one_that_freezes_and_wakes_as_a_zombie_changes_nothing(fleet: Fleet, point: str) -> None:
+    """Frozen in a transaction it must not hold what it locked; frozen after, it may publish again, byte for byte."""
+    while len(fleet.running) < 1:
+        await fleet.grow()
+    repeats = (await verify(fleet.site)).repeats if point in ("committed", "published") else 0
+    async with fleet.load():
+        zombie = await fleet.grow(test_failpoint=f"{point}:9:freeze")
+        await eventually(lambda: frozen(zombie), 30)
+        await fleet.settled(without=zombie)
+        await fleet.busy()
+        zombie.thaw()
+        await fleet.settled()  # it is back as a member among others
+        await fleet.busy()
+    findings = await verify(fleet.site)
+    if point == "published":
+        assert findings.repeats > repeats
+    fleet.running.remove(zombie)
+    assert await zombie.stop() < 10
+    await fleet.settled()
+
+
+def frozen(service: Service) -> bool:
+    """Whether it has stopped itself."""
+    with open(f"/proc/{service.process.pid}/stat") as file:  # noqa: PTH123
+        return file.read().rsplit(") ", 1)[1].startswith("T")
+
+
+async def test_all_leave_in_order(fleet: Fleet) -> None:
+    for service in fleet.running:
+        service.terminate()
+    for service in fleet.running:
+        assert await service.ended() == 0
+        assert service.process.returncode != -signal.SIGKILL
+    await verify(fleet.site)
