@@ -6,6 +6,9 @@ PYTHON ?=
 STACK ?= auto
 # Further words for pytest, as in: make test PYTEST="-x -k duplicates"
 PYTEST ?=
+# The name of the container image, and further words for docker build, as in: make image BUILD="--network=host"
+IMAGE ?= points-reversal:local
+BUILD ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +17,7 @@ DEV_PACKAGES := $(BIN)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench schemas lock clean
+.PHONY: help demo test check bench schemas image lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +41,12 @@ bench: $(DEV_PACKAGES) ## produce 100,000 returns and print events/s and µs by 
 
 schemas: $(PACKAGES) ## write schemas/ anew from the models
 	@$(BIN)/python -m service.schemas
+
+# What pip is told of its index here, the build is told too (deploy/README.md).
+image: ## build the container image (IMAGE=name:tag, BUILD="further words")
+	@if [ -n "$${PIP_CERT:-}" ]; then cp "$$PIP_CERT" deploy/pip/ca.pem; fi
+	docker build --file deploy/Dockerfile --tag $(IMAGE) \
+	  --build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_TRUSTED_HOST $(BUILD) .
 
 lock: ## write uv.lock anew from pyproject.toml (needs uv)
 	uv lock

@@ -95,8 +95,10 @@ async def _run(
     try:
         async with connection.transaction():  # a savepoint, so that the snapshot outlives a statement that fails
             found = await connection.fetch(sql(statement), *parameters)
-    except (asyncpg.InvalidTextRepresentationError, asyncpg.UntranslatableCharacterError):
-        return await _unreadable_outcomes(connection, org_id, rows)
+    except asyncpg.DataError as error:
+        broken, count = await _unreadable_outcomes(connection, org_id, rows)
+        # What is JSON, but not for Postgres, is found by nobody else.
+        return (broken, count) if count else ([{"fault": f"an outcome cannot be read by Postgres: {error}"}], 1)
     return [_row(dict(record)) for record in found], found[0]["broken"] if found else 0
 
 
@@ -107,14 +109,21 @@ async def _unreadable_outcomes(
     broken: list[dict[str, Any]] = []
     count = 0
     async for record in connection.cursor(sql("audit_outcome_texts"), org_id, prefetch=1000):
-        try:
-            orjson.loads(record["outcome"])
-        except orjson.JSONDecodeError:
+        fault = _unreadable(record["outcome"])
+        if fault is not None:
             count += 1
             if count <= rows:
-                fault = "its outcome is no JSON; the other outcomes were not compared"
+                fault += "; the other outcomes were not compared"
                 broken.append({"orgId": record["org_id"], "reversalId": record["reversalId"], "fault": fault})
     return broken, count
+
+
+def _unreadable(outcome: str) -> str | None:
+    try:
+        orjson.loads(outcome)
+    except orjson.JSONDecodeError:
+        return "its outcome is no JSON"
+    return "its outcome holds a NUL" if "\\u0000" in outcome else None
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:

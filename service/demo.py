@@ -14,14 +14,15 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import SecretStr
 
@@ -34,6 +35,8 @@ from service.embedded import pair
 from service.embedded_kafka import KAFKA_VERSION
 from service.failures import Failure
 from service.settings import Kafka, Settings
+
+T = TypeVar("T")
 
 INTERRUPTED = 130  # exit code: Ctrl-C, as shells count it
 ASK_SECONDS = 1.0
@@ -77,11 +80,69 @@ class Service(Server):
             return False
 
 
+class BrokenOffError(Exception):
+    """Ctrl-C, or a signal to end; raised only where everything can be left in order."""
+
+
+class Interruption:
+    """Takes the signals to end. None tears anything out of its work, least of all the stopping of servers: what can be
+    broken off is told so, the rest is finished."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+        self._break_off: Callable[[], object] = lambda: None
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP come here."""
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        previous = {number: signal.signal(number, self._take) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _take(self, _signal: int, _frame: FrameType | None) -> None:
+        self.wanted.set()
+        self._break_off()
+
+    def check(self) -> None:
+        """Raises BrokenOffError once a signal came."""
+        if self.wanted.is_set():
+            raise BrokenOffError
+
+    @contextmanager
+    def breaking_off(self, break_off: Callable[[], object]) -> Iterator[None]:
+        """What to call when a signal comes within the block."""
+        self._break_off = break_off
+        try:
+            self.check()
+            yield
+        except (Exception, asyncio.CancelledError):
+            self.check()
+            raise
+        finally:
+            self._break_off = lambda: None
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs a coroutine to its end, or to where a signal cancels it."""
+
+        async def until_told() -> T:
+            task, loop = asyncio.current_task(), asyncio.get_running_loop()
+            assert task is not None
+            with self.breaking_off(lambda: loop.call_soon_threadsafe(task.cancel)):
+                return await work()
+
+        return asyncio.run(until_told())
+
+
 class Demo:
     """One run."""
 
-    def __init__(self, view: View, directory: Path | None) -> None:
+    def __init__(self, view: View, interruption: Interruption, directory: Path | None) -> None:
         self.view = view
+        self.interruption = interruption
         self.directory = directory
         self.steps: list[tuple[str, float]] = []
 
@@ -103,28 +164,33 @@ class Demo:
 
     def _run_servers(self, place: Path) -> tuple[Played, Verdict, list[Finding], int]:
         """From the start of the servers to their end."""
+        interruption = self.interruption
         with ExitStack() as ending:
-            with self._step("Kafka and Postgres", f"starting Kafka {KAFKA_VERSION} and Postgres"):
-                servers = ending.enter_context(pair(self.directory, progress=self.view.say))
+            with (
+                self._step("Kafka and Postgres", f"starting Kafka {KAFKA_VERSION} and Postgres"),
+                interruption.breaking_off(lambda: None),  # it looks at `wanted` by itself
+            ):
+                both = pair(self.directory, progress=self.view.say, cancelled=interruption.wanted)
+                servers = ending.enter_context(both)
             settings = Settings(
                 database_url=SecretStr(servers.database_url),
                 kafka=Kafka(bootstrap_servers=servers.bootstrap_servers),
             )
             with self._step("loading", "creating the schema and the topics, loading the shop"):
-                sample, summary = asyncio.run(prepare(settings, place / "sample.jsonl"))
+                sample, summary = interruption.run(lambda: prepare(settings, place / "sample.jsonl"))
             self.view.loaded(summary)
             service = Service(place / "service", settings)
             ending.callback(service.stop)
-            with self._step("service", "starting the service"):
+            with self._step("service", "starting the service"), interruption.breaking_off(service.cancel):
                 service.start()
             with (
                 self._step("records"),
                 self.view.outcomes(sum(event.expected.end in PUBLISHED for event in sample.events)) as stream,
             ):
-                played = asyncio.run(play(settings, sample, stream.add, lambda: service.running))
+                played = interruption.run(lambda: play(settings, sample, stream.add, lambda: service.running))
             with self._step("checks", "stopping the service, reading everything once more, auditing"):
                 service.stop()
-                came, waiting, findings = asyncio.run(look(settings, played))
+                came, waiting, findings = interruption.run(lambda: look(settings, played))
             with self._step("stopping", "stopping Kafka and Postgres"):
                 ending.close()
         verdict = judge(played.sent, came, waiting)
@@ -150,6 +216,8 @@ class Demo:
         keep = self.directory is not None
         try:
             yield place
+        except BrokenOffError:
+            raise
         except Exception:
             keep = True
             log = place / "service" / "service.log"
@@ -170,23 +238,6 @@ class NotAsExpectedError(Exception):
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: everything that it started is stopped."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        signal.raise_signal(signal.SIGINT)  # asyncio, where it runs, ends its work in order at this one
-
-    # A shell that starts it in the background has it ignore SIGINT.
-    previous = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    previous |= {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def deaf_to_settings() -> Iterator[None]:
     """The environment without our variables: they may be set for another Kafka and Postgres."""
     found = {name: value for name, value in os.environ.items() if name.upper().startswith("REVERSAL_")}
@@ -201,11 +252,11 @@ def deaf_to_settings() -> Iterator[None]:
 def run(directory: Path | None = None) -> int:
     """Run the demo; returns the exit code. `directory`: keeps the servers' data there; else it is gone afterwards."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters comes as an exception
-    view = View()
+    view, interruption = View(), Interruption()
     try:
-        with deaf_to_settings(), ending_in_order():
-            return Demo(view, directory).run()
-    except KeyboardInterrupt:
+        with deaf_to_settings(), interruption.taken():
+            return Demo(view, interruption, directory).run()
+    except BrokenOffError:
         view.say("interrupted: everything that was started is stopped")
         return INTERRUPTED
     except NotAsExpectedError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -204,14 +204,19 @@ async def waiting_of(connection: asyncpg.Connection, sample: Sample) -> set[Plac
     return {(row["topic"], row["partition"], row["record_offset"]) for row in rows}
 
 
-def _own(batches: dict[TopicPartition, list[ConsumerRecord]], played: Played, settings: Settings) -> Iterable[Came]:
-    for partition, records in batches.items():
-        for one in records:
-            if one.offset >= played.starts[partition]:
-                record = Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value, one.headers)
-                came = read(record, settings.topics)
-                if played.is_own(came):
-                    yield came
+def _own(batches: dict[TopicPartition, list[ConsumerRecord]], played: Played, settings: Settings) -> Iterator[Came]:
+    """What comes of this run's records, about in the order in which it was published."""
+    found = [
+        record
+        for partition, records in batches.items()
+        for record in records
+        if record.offset >= played.starts[partition]
+    ]
+    for one in sorted(found, key=lambda record: (record.timestamp, record.offset)):
+        record = Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value, one.headers)
+        came = read(record, settings.topics)
+        if played.is_own(came):
+            yield came
 
 
 def _outputs(settings: Settings) -> list[str]:

@@ -65,7 +65,7 @@ def row(came: Came) -> Row:
     quantity = body.get("quantity")
     asked = f"{quantity} unit{'s' if quantity > 1 else ''}" if quantity else body.get("pointsToBeReversed") or "all"
     if end.end is not End.COMPLETED:
-        return Row(order, asked, "-", "-", f"{end.code} {end.name}", style)
+        return Row(order, asked, "-", "-", f"{end.code or ''} {end.name}".strip(), style)
     available, expired = format_points(end.available), format_points(end.expired)
     return Row(order, asked, format_points(end.available + end.expired), f"{available} / {expired}", "completed", style)
 
@@ -106,7 +106,8 @@ class View:
 
     def differences(self, differences: Sequence[str]) -> None:
         """The last lines, when it is not."""
-        self.out.print(Text(f"Not as expected in {len(differences)} places:", "bold red"))
+        places = "1 place" if len(differences) == 1 else f"{len(differences)} places"
+        self.out.print(Text(f"Not as expected in {places}:", "bold red"))
         for difference in differences[:DIFFERENCES]:
             self.out.print(Text(f"  {difference}", style="red"), soft_wrap=True)
         if len(differences) > DIFFERENCES:

@@ -104,9 +104,15 @@ async def own(pool: asyncpg.Pool, publisher: Publisher, topic: str, partition: i
     """Become the lane's owner: fence every earlier one, then publish all that the outbox holds of it.
 
     The epoch is raised and committed first. That waits for an earlier owner's transaction under way, so that what it
-    commits is seen here, and nothing can be committed by it afterwards.
+    commits is seen here, and nothing can be committed by it afterwards. One that lasts longer than the lock time-out is
+    of a frozen owner, and is ended.
     """
-    row = await pool.fetchrow(sql("own_lane"), topic, partition, owner)
+    try:
+        row = await pool.fetchrow(sql("own_lane"), topic, partition, owner)
+    except asyncpg.LockNotAvailableError:
+        ended = await pool.fetchval(sql("end_owner"), topic, partition)
+        log.warning("lane.freed", lane=f"{topic}/{partition}", sessions=ended)
+        row = await pool.fetchrow(sql("own_lane"), topic, partition, owner)
     assert row is not None
     lane = Lane(
         lane_id=row["lane_id"],

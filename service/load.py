@@ -34,14 +34,12 @@ from service.store import Connection, sql
 
 CHUNK_LINES = 5_000  # staged at once; about a MB
 READERS = min(4, os.cpu_count() or 1)  # reading a line takes about as long as Postgres needs to book four
-ALONE_BYTES = 2 * 1024 * 1024  # a smaller file is read sooner than processes are started for it
+ALONE_BYTES = 16 * 1024 * 1024  # a smaller file is read sooner than processes are started for it
 LOAD_LOCK = 0x6C6F6164  # "load": one load writes at a time
 LOCK_SECONDS = 60  # the service's batches hold a customer for milliseconds; a longer wait means that something hangs
 ATTEMPTS = 5
 WORK_MEM_KIB = 128 * 1024
 STAGED = ("org", "program", "customer", "identifier", "reward", "lot", "redemption")
-# The service committed in between: what it wrote is seen by the next attempt.
-CROSSED = (asyncpg.UniqueViolationError, asyncpg.ForeignKeyViolationError, asyncpg.DeadlockDetectedError)
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much (0: not known)
 
@@ -103,9 +101,12 @@ async def load(
         try:
             await _book(connection, path, keep_going, moment, faults, summary, progress)
             break
-        except CROSSED:
+        except CROSSED as error:
             if attempt == ATTEMPTS:
-                raise
+                raise Wrong(
+                    f"other writers got in between {ATTEMPTS} times ({error}); nothing was booked; load again when "
+                    f"fewer of the file's customers, lots and redemptions arrive by other ways"
+                ) from error
         except asyncpg.LockNotAvailableError:
             raise Wrong(
                 f"customers of the file, or another load, stayed locked for {LOCK_SECONDS} s; nothing was booked; look "
@@ -184,6 +185,14 @@ class _Faulty(Exception):
     """Rolls the transaction back."""
 
 
+class _Crossed(Exception):
+    """The service created a customer in between."""
+
+
+# The service committed in between: what it wrote is seen by the next attempt.
+CROSSED = (asyncpg.UniqueViolationError, asyncpg.ForeignKeyViolationError, asyncpg.DeadlockDetectedError, _Crossed)
+
+
 async def _book(
     connection: Connection,
     path: Path,
@@ -204,7 +213,7 @@ async def _book(
             await _check(connection)
             await _read_faults(connection, faults, summary)
             _stop_at_faults(summary, keep_going)
-            await _lock_customers(connection, progress)
+            changed["customer"] = await _lock_customers(connection, progress)
             await connection.execute(sql("bulk_overdrawn_lots"))
             await _read_faults(connection, faults, summary)
             _stop_at_faults(summary, keep_going)
@@ -253,12 +262,17 @@ async def _check(connection: Connection) -> None:
     await connection.execute(sql("bulk_foreign_lots"))
 
 
-async def _lock_customers(connection: Connection, progress: Progress) -> None:
+async def _lock_customers(connection: Connection, progress: Progress) -> int:
+    """Create the customers that are new, and lock those that are not; returns how many are new."""
     progress("lock the customers", 0, 0)
     await connection.execute(sql("bulk_touched_customers"))
     await connection.execute("analyze touched_customer")
-    await connection.execute(sql("bulk_create_customers"))
+    await connection.execute(sql("bulk_stale_customers"))
+    new = await connection.fetchval("select count(*) from touched_customer where not known")
+    if _rows(await connection.execute(sql("bulk_create_customers"))) < new:
+        raise _Crossed
     await connection.execute(sql("bulk_lock_customers"))
+    return int(new)
 
 
 async def _write(connection: Connection, moment: datetime | None, progress: Progress) -> Counter[str]:
@@ -267,9 +281,8 @@ async def _write(connection: Connection, moment: datetime | None, progress: Prog
     entry = (now, f"{int(now.timestamp() * 1000):012x}7{secrets.token_hex(2)[1:]}", secrets.token_hex(3)[1:])
     changed: Counter[str] = Counter()
     progress("customers", 0, 0)
-    await connection.execute(sql("bulk_stale_customers"))
-    changed["customer"] = await connection.fetchval(sql("bulk_customers"))
-    changed["customer"] += await connection.fetchval("select count(*) from touched_customer where not known")
+    await connection.execute(sql("bulk_outdated_customers"))
+    changed["customer"] = _rows(await connection.execute(sql("bulk_customers")))
     await connection.execute(sql("bulk_final_identifiers"))
     await connection.execute("analyze final_identifier")
     changed["identifier"] = _rows(await connection.execute(sql("bulk_drop_identifiers")))

@@ -21,6 +21,7 @@ EVENTS = {
     "partitions.revoked": "the group took partitions back",
     "lane.owned": "this process owns a lane: its epoch, where it goes on, how much its outbox still held",
     "lane.lost": "another process owns a lane now",
+    "lane.freed": "the database session of a lane's earlier owner, which is frozen, was ended",
     "lane.stopped": "a lane cannot go on without a person; why, and the command that mends it",
     "lane.doubt": "a commit or a publication is in doubt; the lane starts again from what is stored",
     "batch.decided": "one batch: records, outcomes by code, seconds by stage, lag",

@@ -21,8 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast tests first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The fast tests first; on containers none of the embedded pair, which is not what is tried there."""
+    if config.getoption("--stack") == "containers":
+        elsewhere = pytest.mark.skip(reason="about the embedded pair; the stack is containers")
+        for item in items:
+            if item.get_closest_marker("embedded"):
+                item.add_marker(elsewhere)
     order = ("unit", "integration", "e2e", "faults")
     places = {name: place for place, name in enumerate(order)}
 
@@ -30,6 +35,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((places[part] for part in item.path.parts[::-1] if part in places), len(order))
 
     items.sort(key=place)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.getoption("--stack") == "containers":
+        from tests import containers
+
+        try:
+            containers.fetch_images()
+        except Exception as error:
+            pytest.exit(f"--stack=containers: {error}", returncode=3)
 
 
 @pytest.fixture(scope="session")

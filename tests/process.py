@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import asyncpg
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from service.audit import audit
 from service.child import free_ports
@@ -36,7 +38,7 @@ Data = dict[str, Any]
 START_SECONDS = 40.0  # a process on a busy machine of 2 cores
 DRAIN_SECONDS = 40.0
 END_SECONDS = 15.0  # SIGTERM to exit, everything being well
-SESSION_MS = 3_000  # short, so that a killed process is missed soon; the stack's broker allows it
+SESSION_MS = 3_000  # short, so that a killed process is missed soon, where the broker allows it
 PERSONAL = re.compile("@shop|9876543", re.IGNORECASE)  # within every e-mail address and phone of these tests
 
 
@@ -198,7 +200,7 @@ class Site:
             "database_url": self.database_url,
             "kafka__bootstrap_servers": self.stack.bootstrap_servers,
             "kafka__group_id": self.group,
-            "kafka__session_timeout_ms": str(SESSION_MS),
+            "kafka__session_timeout_ms": str(_session_ms(self.stack.bootstrap_servers)),
             "kafka__heartbeat_interval_ms": "200",
             "kafka__rebalance_timeout_ms": "10000",
             "log_format": "json",
@@ -222,6 +224,19 @@ class Site:
         service = Service(name, self.environment(**settings), self.directory)
         self.services.append(service)
         return service
+
+    def command(self, *words: str, settings: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs another command of the service here, to its end."""
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("REVERSAL_")}
+        return subprocess.run(
+            [sys.executable, "-m", "service", *words],
+            env={**inherited, **self.environment(**(settings or {}))},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
 
     def end_all(self) -> None:
         """Ends every process that still runs, also a frozen one."""
@@ -329,6 +344,25 @@ class Site:
 
 
 _NAMED = ("order_returned", "customer_updated", "points_issued", "points_redeemed", "reversal_completed", "reversal_failed")
+
+
+@functools.cache
+def _session_ms(bootstrap_servers: str) -> int:
+    """A session's length that these brokers let a member have."""
+    return max(SESSION_MS, servers.run(_shortest_session_ms(bootstrap_servers)))
+
+
+async def _shortest_session_ms(bootstrap_servers: str) -> int:
+    name = "group.min.session.timeout.ms"
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    await admin.start()
+    try:
+        broker = str((await admin.describe_cluster())["brokers"][0]["node_id"])
+        [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.BROKER, broker, {name: None})])
+    finally:
+        await admin.close()
+    [(_, _, _, _, entries)] = answer.resources
+    return int(entries[0][1])
 
 
 @contextlib.contextmanager

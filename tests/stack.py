@@ -27,17 +27,15 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from service import embedded
-from service.child import free_ports
 from service.embedded_kafka import brokers
 
-KAFKA_IMAGE = "apache/kafka:4.3.1"
-POSTGRES_IMAGE = "postgres:18"
 CONTAINER_START_SECONDS = 120
-CONTAINER_PASSWORD = "tests"
 CHOICES = ("auto", "embedded", "containers")
 
 # What the tests measure is never whether the disk survives a power cut.
 FAST_POSTGRES: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
+# A process that is killed is to be missed sooner than the default of 6 s allows.
+SHORT_SESSIONS: Mapping[str, str] = {"group.min.session.timeout.ms": "1000"}
 
 Headers = Sequence[tuple[str, bytes]]
 T = TypeVar("T")
@@ -95,56 +93,20 @@ def running_stack(choice: str) -> Iterator[Stack]:
         with _containers() as stack:
             yield stack
     else:
-        with embedded.pair(postgres_settings=FAST_POSTGRES) as pair:
+        with embedded.pair(kafka_properties=SHORT_SESSIONS, postgres_settings=FAST_POSTGRES) as pair:
             yield Stack(pair.database_url, pair.bootstrap_servers, pair.kafka, pair.postgres)
 
 
 @contextlib.contextmanager
 def _containers() -> Iterator[Stack]:
-    from testcontainers.core.config import testcontainers_config
-    from testcontainers.core.container import DockerContainer
+    from tests import containers
 
-    # The reaper is an image of its own, which a machine without an image registry cannot have.
-    testcontainers_config.ryuk_disabled = True
-    [kafka_port] = free_ports(1)
-    kafka = DockerContainer(KAFKA_IMAGE).with_bind_ports(kafka_port, kafka_port)
-    kafka_host = kafka.get_docker_client().host()
-    # The node must advertise an address that is valid here, so its port is chosen before it starts.
-    kafka.with_envs(**_kafka_environment(kafka_host, kafka_port))
-    postgres = DockerContainer(POSTGRES_IMAGE).with_exposed_ports(5432)
-    postgres.with_env("POSTGRES_PASSWORD", CONTAINER_PASSWORD)
     settings = {**FAST_POSTGRES, "max_connections": "200"}
-    postgres.with_kwargs(
-        command=[
-            "postgres",
-            *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
-        ]
-    )
-    with kafka, postgres:
-        address = f"{postgres.get_container_host_ip()}:{postgres.get_exposed_port(5432)}"
-        url = f"postgresql://postgres:{CONTAINER_PASSWORD}@{address}/postgres"
-        run(eventually(lambda: _postgres_answers(url), CONTAINER_START_SECONDS))
-        run(eventually(lambda: kafka_port in brokers(kafka_port, kafka_host), CONTAINER_START_SECONDS))
-        yield Stack(url, f"{kafka_host}:{kafka_port}")
-
-
-def _kafka_environment(host: str, port: int) -> dict[str, str]:
-    properties = {
-        "node.id": "1",
-        "process.roles": "broker,controller",
-        "listeners": f"PLAINTEXT://:{port},CONTROLLER://:9093",
-        "advertised.listeners": f"PLAINTEXT://{host}:{port}",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-        "controller.listener.names": "CONTROLLER",
-        "controller.quorum.voters": "1@localhost:9093",
-        "offsets.topic.replication.factor": "1",
-        "offsets.topic.num.partitions": "4",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
-        "group.initial.rebalance.delay.ms": "0",
-        "auto.create.topics.enable": "false",
-    }
-    return {f"KAFKA_{name.upper().replace('.', '_')}": value for name, value in properties.items()}
+    with containers.pair(settings, SHORT_SESSIONS) as (database_url, bootstrap_servers):
+        host, _, port = bootstrap_servers.rpartition(":")
+        run(eventually(lambda: _postgres_answers(database_url), CONTAINER_START_SECONDS))
+        run(eventually(lambda: int(port) in brokers(int(port), host), CONTAINER_START_SECONDS))
+        yield Stack(database_url, bootstrap_servers)
 
 
 async def _postgres_answers(url: str) -> bool:

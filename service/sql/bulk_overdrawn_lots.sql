@@ -1,16 +1,21 @@
 -- Faults: redemptions that took points of a lot which it cannot have lost: what it holds and what its redemptions can
 -- still give back to it would be more than it was issued with. Of a lot's lines the first ones stand as long as they fit.
-with reduced as (
-    select s.line, s.org_id, s.lot_ids, s.lot_points, s.points - s.reversed as open
-    from staged_redemption s where s.lot_ids is not null
+with taken as (
+    select s.line, s.org_id, u.lot_id, u.position, u.points
+    from staged_redemption s
+    cross join lateral unnest(s.lot_ids, s.lot_points) with ordinality as u (lot_id, points, position)
+    where s.reversed = 0
     union all
-    select 0, r.org_id, r.lot_ids, r.lot_points, r.points - r.reversed
-    from (select distinct org_id, customer_id from staged_redemption where lot_ids is not null) as t
-    join redemption r on r.org_id = t.org_id and r.customer_id = t.customer_id
-    where r.reversed < r.points
-), taken as (
-    select r.line, r.org_id, u.lot_id, u.position, least(u.points, greatest(r.open - u.before, 0)) as points
-    from reduced r
+    select r.line, r.org_id, u.lot_id, u.position, least(u.points, greatest(r.open - u.before, 0))
+    from (
+        select s.line, s.org_id, s.lot_ids, s.lot_points, s.points - s.reversed as open
+        from staged_redemption s where s.lot_ids is not null and s.reversed > 0
+        union all
+        select 0, r.org_id, r.lot_ids, r.lot_points, r.points - r.reversed
+        from (select distinct org_id, customer_id from staged_redemption where lot_ids is not null) as t
+        join redemption r on r.org_id = t.org_id and r.customer_id = t.customer_id
+        where r.reversed < r.points
+    ) as r
     cross join lateral (
         select p.lot_id, p.points, p.position, sum(p.points) over (order by p.position) - p.points as before
         from unnest(r.lot_ids, r.lot_points) with ordinality as p (lot_id, points, position)

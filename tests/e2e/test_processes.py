@@ -86,7 +86,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(stack: Stack, template_database: str) -> Iterator[Fleet]:
-    settings = {"batch_records": "40", "idle_in_transaction_timeout_ms": "1000", "statement_timeout_ms": "3000"}
+    settings = {"batch_records": "40", "idle_in_transaction_timeout_ms": "1000", "lock_timeout_ms": "1500"}
     with site(stack, template_database, partitions=PARTITIONS, output_partitions=2, settings=settings) as place:
         traffic = Traffic(Random(5), customers=60, redemptions=20)
         servers.run(place.load(traffic.lines()))

@@ -13,6 +13,7 @@ from datetime import datetime
 import orjson
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
 
 from service.kafka import input_bytes
 from service.metrics import Metrics
@@ -374,65 +375,104 @@ async def test_sigterm_ends_it_also_while_it_waits(open_shop: Shop, server: str,
 # What it refuses to pass over
 
 
-async def stopped_lane(service: Service, place: Site, partition: int) -> str:
-    """Why the lane of the returns stopped; the process says it in its log and is not ready."""
-    line = await service.says("lane.stopped", lane=f"{place.topic('order_returned')}/{partition}")
-    await eventually(lambda: service.get("/readyz")[0] == 503)
-    assert "lanes reset" in service.get("/readyz")[1]
-    return str(line["reason"])
-
-
-async def test_a_topic_that_was_recreated_stops_its_lane(place: Site) -> None:
-    await place.load(shop(customers=2))
-    service = place.start()
-    await service.ready()
-    await place.produce("order.returned", [bare(part(1, "1", f"k-{one}"), 1, partition=0) for one in range(3)])
-    await place.drained()
+async def stopped(service: Service, place: Site) -> str:
+    """Why the lane of the returns' first partition stopped: in the log, and the reason for not being ready."""
     topic = place.topic("order_returned")
-    await service.stop()
+    line = await service.says("lane.stopped", lane=f"{topic}/0", level="error")
+    reason = str(line["reason"])
+    await eventually(lambda: service.get("/readyz") == (503, f"lanes: {reason}\n"))
+    assert f"`points-reversal lanes reset {topic} 0 --to start`" in reason
+    return reason
+
+
+async def mended(service: Service, place: Site) -> None:
+    """Resets the lane as the reason says; the process goes on by itself."""
+    answer = place.command("lanes", "reset", place.topic("order_returned"), "0", "--to", "start", "--yes")
+    assert answer.returncode == 0, answer.stderr
+    await place.drained()
+    await service.ready()
+    await place.audit()
+
+
+async def recreate(place: Site, topic: str) -> None:
     async with place.admin() as admin:
         await admin.delete_topics([topic])
-        await eventually(lambda: _gone(admin, topic))
+
+        async def gone() -> bool:
+            return topic not in await admin.list_topics()
+
+        await eventually(gone)
     place.create_topics([topic])
-    await place.produce("order.returned", [bare(part(2, "1", f"n-{one}"), 2, partition=0) for one in range(5)])
+
+
+async def keys(place: Site) -> set[str]:
+    """The keys that have a reversal."""
+    async with place.database() as connection:
+        return {row[0] for row in await connection.fetch("select idempotency_key from reversal")}
+
+
+async def test_a_topic_that_was_recreated_stops_its_lane_until_it_is_reset(place: Site) -> None:
+    await place.load(shop(customers=2))
     service = place.start()
-    reason = await stopped_lane(service, place, 0)
-    assert f"lanes reset {topic} 0 --to start" in reason
-    assert "recreated" in reason
-    # The others go on.
+    await place.produce("order.returned", [bare(part(1, "1", f"old-{one}"), 1, partition=0) for one in range(3)])
+    await place.drained()
+    await service.stop()
+    old = await keys(place)
+    await recreate(place, place.topic("order_returned"))
+    new = {f"new-{one}" for one in range(5)}  # more than before: no offset alone tells that they are others
+    await place.produce("order.returned", [bare(part(2, "1", key), 2, partition=0) for key in sorted(new)])
+    service = place.start()
+    await stopped(service, place)
+    # The other lanes go on.
     lot = {"orgId": ORG, "customerId": 2, "lotId": "L-new", "points": "5"}
     await place.produce("points.issued", [bare(lot, 2)])
     await eventually(lambda: place.value("select count(*) from lot where lot_id = 'L-new'"))
-    assert await place.value("select count(*) from reversal where idempotency_key like 'n-%'") == 0
+    assert await keys(place) == old
+    await mended(service, place)
+    assert await keys(place) == old | new
     await service.stop()
 
 
-async def _gone(admin: object, topic: str) -> bool:
-    return topic not in await admin.list_topics()  # type: ignore[attr-defined]
+async def test_a_topic_recreated_under_a_running_process_stops_its_lane_too(place: Site) -> None:
+    await place.load(shop(customers=2))
+    service = place.start()
+    await place.produce("order.returned", [bare(part(1, "1", f"old-{one}"), 1, partition=0) for one in range(3)])
+    await place.drained()
+    await recreate(place, place.topic("order_returned"))
+    await place.produce("order.returned", [bare(part(2, "1", "new"), 2, partition=0)])
+    await stopped(service, place)
+    await mended(service, place)
+    assert await keys(place) == {"old-0", "old-1", "old-2", "new"}
+    await service.stop()
 
 
-async def test_a_stored_offset_that_retention_has_passed_stops_its_lane(place: Site) -> None:
+async def test_a_stored_offset_that_retention_has_passed_stops_its_lane_until_it_is_reset(place: Site) -> None:
     await place.load(shop(customers=2))
     service = place.start()
     await place.produce("order.returned", [bare(part(1, "1", "k-0"), 1, partition=0)])
     await place.drained()
     await service.stop()
     await place.produce("order.returned", [bare(part(1, "1", f"k-{one}"), 1, partition=0) for one in range(1, 5)])
-    partition = TopicPartition(place.topic("order_returned"), 0)
     async with place.admin() as admin:
-        await admin.delete_records({partition: _before(4)})
+        await admin.delete_records({TopicPartition(place.topic("order_returned"), 0): RecordsToDelete(before_offset=4)})
     service = place.start()
-    reason = await stopped_lane(service, place, 0)
-    assert "stored offset 1" in reason
-    assert "from 4 to 5" in reason
-    assert "retention" in reason
+    reason = await stopped(service, place)
+    assert {"1", "4", "5"} <= set(re.findall(r"\d+", reason))  # where it stands, from where to where the log reaches
+    assert await keys(place) == {"k-0"}
+    await mended(service, place)
+    assert await keys(place) == {"k-0", "k-4"}
     await service.stop()
 
 
-def _before(offset: int) -> object:
-    from aiokafka.admin import RecordsToDelete
-
-    return RecordsToDelete(before_offset=offset)
+async def test_a_new_lane_begins_where_its_log_does(place: Site) -> None:
+    await place.load(shop(customers=2))
+    await place.produce("order.returned", [bare(part(1, "1", f"k-{one}"), 1, partition=0) for one in range(5)])
+    async with place.admin() as admin:
+        await admin.delete_records({TopicPartition(place.topic("order_returned"), 0): RecordsToDelete(before_offset=3)})
+    service = place.start()
+    await place.drained()
+    assert await keys(place) == {"k-3", "k-4"}
+    await service.stop()
 
 
 async def test_a_frozen_clock_decides_and_is_said_loudly(place: Site) -> None:

@@ -1,0 +1,397 @@
+"""The statements of a batch, each tried by itself, and what the database guards by itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from service import migrate
+from service.store import sql
+from tests.integration.desk import (
+    CUSTOMER,
+    DAY,
+    FIRST_TIMESTAMP_MS,
+    ISSUES,
+    NOW,
+    ORG,
+    REDEMPTIONS,
+    RETURNS,
+    Desk,
+)
+
+SERVICE = Path(str(files("service")))
+MODULES = ("store", "prefetch", "commit", "pipeline", "lane", "app")
+OUTCOME_ID = UUID(int=1)
+ENTRY_ID = UUID(int=2)
+POSITION = 1 << 32
+LOT = (ORG, "L", CUSTOMER, "main", 100_000, 40_000, NOW + DAY, NOW - DAY, None)
+REDEMPTION = (ORG, "R", CUSTOMER, "main", "SO", "UNIT_BASED", 60_000, 20_000, 3, 1, "mug", NOW - DAY, ["L"], [60_000])
+WAITING = (1, RETURNS, 0, 7, 70, RETURNS, "its redemption", NOW, NOW + DAY, b"k", b"{}", "[]")
+
+# Of each statement: its arguments, what Postgres says of it, and (of those that return any) its rows.
+STATEMENTS: dict[str, tuple[tuple[Any, ...], str, list[tuple[Any, ...]]]] = {
+    "lock_lane": ((1,), "SELECT 1", [(1, 2, 3)]),
+    "move_lane": ((1, 1, 5, 4, 40, 3, 1, 1, 0, 0, 0, 1), "UPDATE 1", []),
+    "own_lane": ((RETURNS, 0, "me"), "INSERT 0 1", [(1, 2, 2, 3, 1, 10, 1)]),
+    "end_owner": ((RETURNS, 0), "SELECT 1", [(0,)]),
+    "load_outbox": ((1, POSITION - 1, 10), "SELECT 1", [(POSITION, "t", b"k", b"{}", "[]")]),
+    "clear_outbox": ((1, POSITION, 1), "DELETE 1", []),
+    "measure_outbox": ((), "SELECT 1", []),
+    "load_due": ((1, NOW, 10), "SELECT 1", [WAITING]),
+    "load_seen": (
+        (1, [ORG, ORG, ORG, ORG], [5, 6, 7, 8], [50, 60, 70, 80], [OUTCOME_ID] * 3 + [ENTRY_ID]),
+        "SELECT 3",
+        [(OUTCOME_ID,)] * 3,
+    ),
+    "resolve_customers": (
+        ([ORG], ["R"], [ORG], ["SO"], [ORG], ["PHONE"], ["65"]),
+        "SELECT 1",
+        [(ORG, CUSTOMER)],
+    ),
+    "create_customers": (([ORG, ORG, 1], [7, CUSTOMER, 7]), "INSERT 0 1", [(ORG, 7)]),
+    "delete_customers": (([ORG], [8]), "DELETE 1", []),
+    "lock_customers": (
+        ([ORG, ORG, 1], [CUSTOMER, 8, CUSTOMER]),
+        "SELECT 2",
+        [(ORG, 8, "active", None, 0, None), (ORG, CUSTOMER, "active", None, 2, None)],
+    ),
+    "update_customers": (([ORG], [CUSTOMER], ["fraud"], [NOW], [9], [NOW]), "UPDATE 1", []),
+    "load_orgs": (([ORG, 1],), "SELECT 1", []),
+    "load_keys": (([ORG, 1], ["K", "K"]), "SELECT 1", [(ORG, "K", "{}", b"f", OUTCOME_ID)]),
+    "load_redemptions": (
+        ([ORG, 1], ["R", "R"], [ORG, 1], ["SO", "SO"]),
+        "SELECT 2",
+        [REDEMPTION, REDEMPTION],
+    ),
+    "load_identifiers": (([ORG, ORG], ["PHONE", "EMAIL"], ["65", "65"]), "SELECT 1", [(ORG, "PHONE", "65", CUSTOMER)]),
+    "load_lots": (([ORG, 1], ["L", "L"]), "SELECT 1", [LOT]),
+    "load_filled_lots": (([ORG, 1], [CUSTOMER, CUSTOMER]), "SELECT 1", [LOT]),
+    "load_balances": (([ORG], [CUSTOMER], ["main"], NOW), "SELECT 1", [(ORG, CUSTOMER, "main", 40_000)]),
+    "load_reversal_times": (
+        ([ORG, ORG], [CUSTOMER, CUSTOMER], ["main", "main"], [3, 3], [NOW - DAY, NOW]),
+        "SELECT 1",
+        [(ORG, CUSTOMER, "main", NOW)],
+    ),
+    "load_waiting": (([ORG], [8], [ORG], ["R-9"], [ORG], ["SO-9"], 10), "SELECT 1", [WAITING]),
+    "delete_waiting": (([1], [7], [70]), "DELETE 1", []),
+    "update_lots": (([ORG], ["L"], [-1]), "UPDATE 1", []),
+    "update_redemptions": (([ORG], ["R"], [1], [1]), "UPDATE 1", []),
+    "lock_rewards": (([ORG, 1], ["mug", "mug"]), "SELECT 1", [(ORG, "mug", 9, 3, "ACTIVE")]),
+    "update_rewards": (([ORG], ["mug"], [9], ["OUT_OF_STOCK"]), "UPDATE 1", []),
+    "clear_identifiers": (([ORG], [CUSTOMER]), "DELETE 1", []),
+    "drop_identifiers": (([ORG], ["PHONE"], ["65"]), "DELETE 1", []),
+    "put_identifiers": (
+        ([ORG, ORG], ["PHONE", "PHONE"], ["65", "66"], ["6 5", "66"], [8, 8]),
+        "INSERT 0 2",
+        [],
+    ),
+    "settle_lanes": ((9, [1], [1], [0], [0], [0], [0]), "INSERT 0 1", []),
+    "forget_refusals": ((NOW + DAY, 10), "SELECT 1", [(1,)]),
+}  # fmt: skip
+
+# Of each constraint: the table, and what breaks it in a row that is else as the one there.
+CONSTRAINTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "schema_migration_pk": ("schema_migration", {}),
+    "org_pk": ("org", {}),
+    "org_id_positive": ("org", {"org_id": 0}),
+    "program_pk": ("program", {"is_default": False}),
+    "program_org_fk": ("program", {"org_id": 1}),
+    "program_one_default": ("program", {"program_id": "other"}),
+    "customer_pk": ("customer", {}),
+    "customer_org_fk": ("customer", {"org_id": 1}),
+    "customer_id_positive": ("customer", {"customer_id": -1}),
+    "customer_status": ("customer", {"status": "asleep"}),
+    "customer_sequence": ("customer", {"forgotten": 3}),
+    "identifier_pk": ("identifier", {}),
+    "identifier_customer_fk": ("identifier", {"lookup": "66", "customer_id": 99}),
+    "identifier_type": ("identifier", {"type": "ID"}),
+    "reward_pk": ("reward", {}),
+    "reward_org_fk": ("reward", {"org_id": 1}),
+    "reward_redeemed_count": ("reward", {"redeemed_count": -1}),
+    "reward_max_total": ("reward", {"max_total": -1}),
+    "reward_status": ("reward", {"status": "GONE"}),
+    "lot_pk": ("lot", {}),
+    "lot_customer_fk": ("lot", {"lot_id": "M", "customer_id": 99}),
+    "lot_program_fk": ("lot", {"lot_id": "M", "program_id": "other"}),
+    "lot_points": ("lot", {"points": 0, "remaining": 0}),
+    "lot_remaining": ("lot", {"remaining": 100_001}),
+    "redemption_pk": ("redemption", {}),
+    "redemption_customer_fk": ("redemption", {"redemption_id": "S", "customer_id": 99}),
+    "redemption_program_fk": ("redemption", {"redemption_id": "S", "program_id": "other"}),
+    "redemption_type": ("redemption", {"type": "GIFT", "quantity": None, "reversed_quantity": None,
+                                       "imported_reversed_quantity": None}),
+    "redemption_points": ("redemption", {"points": 0, "reversed": 0}),
+    "redemption_reversed": ("redemption", {"reversed": 60_001}),
+    "redemption_units": ("redemption", {"type": "RAW"}),
+    "redemption_quantity": ("redemption", {"reversed_quantity": 4}),
+    "redemption_lots": ("redemption", {"lot_points": [1, 2]}),
+    "reversal_pk": ("reversal", {}),
+    "reversal_key": ("reversal", {"reversal_id": str(UUID(int=3))}),
+    "reversal_points": ("reversal", {"available": 1}),
+    "journal_pk": ("journal", {}),
+    "journal_kind": ("journal", {"kind": "gift"}),
+    "refusal_pk": ("refusal", {}),
+    "lane_pk": ("lane", {"topic": "other"}),
+    "lane_partition": ("lane", {"lane_id": 99}),
+    "lane_offsets": ("lane", {"next_offset": 4}),
+    "lane_settled_pk": ("lane_settled", {}),
+    "waiting_pk": ("waiting", {}),
+    "outbox_pk": ("outbox", {}),
+}  # fmt: skip
+
+APPEND_ONLY = {"reversal": ("update", "delete", "truncate"), "journal": ("update", "delete", "truncate"),
+               "refusal": ("update", "truncate")}  # fmt: skip
+
+
+@pytest.fixture
+async def connection(desk: Desk) -> AsyncIterator[asyncpg.Connection]:
+    """A connection in a transaction that is rolled back, over a ledger with a row in each table."""
+    await desk.customer(CUSTOMER, ("PHONE", "65"), sequence=2)
+    await desk.customer(8)
+    await desk.put("reward", org_id=ORG, reward_id="mug", max_total=9, redeemed_count=3)
+    async with desk.pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await fill(desk, connection)
+            yield connection
+        finally:
+            await transaction.rollback()
+
+
+async def fill(desk: Desk, connection: Any) -> None:
+    async def put(table: str, **row: Any) -> None:
+        places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
+        await connection.execute(f"insert into {table} ({', '.join(row)}) values ({places})", *row.values())
+
+    who = {"org_id": ORG, "customer_id": CUSTOMER}
+    await put("lot", **who, lot_id="L", program_id="main", points=100_000, remaining=40_000, expires_at=NOW + DAY,
+              issued_at=NOW - DAY)  # fmt: skip
+    units = {"type": "UNIT_BASED", "quantity": 3, "reversed_quantity": 1, "imported_reversed_quantity": 0}
+    await put("redemption", **who, redemption_id="R", program_id="main", order_id="SO", points=60_000, reversed=20_000,
+              reward_id="mug", redeemed_at=NOW - DAY, lot_ids=["L"], lot_points=[60_000], **units)  # fmt: skip
+    await put("reversal", **who, reversal_id=UUID(int=1), idempotency_key="K", program_id="main", redemption_id="R",
+              journal_entry_id=ENTRY_ID, points=20_000, available=20_000, expired=0, quantity=1, sequence=1, created_at=NOW,
+              lane_id=1, record_offset=5, outcome_id=OUTCOME_ID, fingerprint=b"f", outcome="{}")  # fmt: skip
+    await put("journal", **who, entry_id=ENTRY_ID, kind="reversal", created_at=NOW, redemption_id="R",
+              accounts=["redeemed", "held"], subjects=["R", "L"], points=[-20_000, 20_000])  # fmt: skip
+    await put("refusal", **who, lane_id=1, record_offset=6, outcome_id=OUTCOME_ID, idempotency_key="K2", code=817,
+              name="insufficient_points", message="m", sequence=2, redemption_id="R", order_id="SO", failed_at=NOW,
+              outcome="{}")  # fmt: skip
+    await connection.execute(
+        """insert into lane (lane_id, topic, partition, epoch, next_offset, high_offset, last_offset, last_timestamp_ms)
+        overriding system value values (1, $1, 0, 1, 2, 3, 1, 10), (2, $2, 0, 1, 0, 0, null, null)""",
+        RETURNS,
+        ISSUES,
+    )
+    await put("lane_settled", lane_id=1, by_lane_id=2, completed=1)
+    await put("waiting", lane_id=1, record_offset=7, timestamp_ms=70, kind=RETURNS, org_id=ORG, order_id="SO-9",
+              waits_for="its redemption", parked_at=NOW, deadline=NOW + DAY, record_key=b"k", value=b"{}",
+              headers="[]")  # fmt: skip
+    await put("outbox", lane_id=1, position=POSITION, id=OUTCOME_ID, aggregatetype="customer", aggregateid="42", type="t",
+              topic="t", record_key=b"k", payload=b"{}", headers="[]", created_at=NOW)  # fmt: skip
+
+
+def statements() -> list[str]:
+    return sorted(file.stem for file in (SERVICE / "sql").glob("*.sql"))
+
+
+def named_by(*modules: str) -> set[str]:
+    """The statements that the modules name."""
+    text = "".join((SERVICE / f"{module}.py").read_text() for module in modules)
+    return set(re.findall(r"""(?:sql\(|_update\(connection, )"([a-z_]+)\"""", text))
+
+
+class TestStatements:
+    def test_all_of_a_batch_are_tried_here(self) -> None:
+        assert named_by(*MODULES) == set(STATEMENTS)
+
+    def test_each_file_is_some_modules(self) -> None:
+        text = "".join(file.read_text() for file in SERVICE.rglob("*.py"))
+        assert [name for name in statements() if f'"{name}"' not in text] == []
+
+    @pytest.mark.parametrize("name", statements())
+    def test_each_says_what_it_is_for_and_what_its_parameters_are(self, name: str) -> None:
+        lines = sql(name).splitlines()
+        comment = " ".join(line for line in lines if line.startswith("--"))
+        assert lines[0].startswith("-- ")
+        assert lines[0][3].isupper()
+        used = set(re.findall(r"\$\d+", " ".join(line for line in lines if not line.startswith("--"))))
+        assert used <= set(re.findall(r"\$\d+", comment))
+
+    @pytest.mark.parametrize("name", STATEMENTS)
+    async def test_each_does_what_it_says(self, connection: asyncpg.Connection, name: str) -> None:
+        arguments, status, rows = STATEMENTS[name]
+        if name == "load_due":
+            await connection.execute("update waiting set deadline = $1", NOW)
+            rows = [(*row[:8], NOW, *row[9:]) for row in strip_partition(rows)]
+        elif name == "load_waiting":
+            rows = strip_partition(rows)
+        prepared = await connection.prepare(sql(name))
+        found = await prepared.fetch(*arguments)
+        assert prepared.get_statusmsg() == status
+        if rows:
+            assert [tuple(row) for row in found] == rows
+
+    @pytest.mark.parametrize("name", sorted(set(STATEMENTS) - {"measure_outbox"}))
+    async def test_each_is_served_by_indexes(self, connection: asyncpg.Connection, name: str) -> None:
+        """Where an index can be used at all, none of them reads a whole table."""
+        await connection.execute("set local enable_seqscan = off")
+        await connection.execute("set local plan_cache_mode = force_generic_plan")
+        prepared = await connection.prepare(sql(name))
+        arguments = STATEMENTS[name][0]
+        plan = json.loads(json.dumps(await prepared.explain(*arguments)))
+        assert [node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"] == []
+
+    async def test_the_lane_moves_for_the_current_epoch_only(self, connection: asyncpg.Connection) -> None:
+        arguments = STATEMENTS["move_lane"][0]
+        assert await connection.execute(sql("move_lane"), 1, 2, *arguments[2:]) == "UPDATE 0"
+        assert await connection.execute(sql("move_lane"), *arguments) == "UPDATE 1"
+        row = await connection.fetchrow("select next_offset, high_offset, last_offset, taken, dead from lane where lane_id = 1")
+        assert row is not None
+        assert tuple(row) == (5, 5, 4, 3, 1)
+
+    async def test_the_outbox_is_cleared_for_the_current_epoch_only(self, connection: asyncpg.Connection) -> None:
+        assert await connection.execute(sql("clear_outbox"), 1, POSITION, 2) == "DELETE 0"
+        assert await connection.execute(sql("clear_outbox"), 1, POSITION - 1, 1) == "DELETE 0"
+        assert await connection.execute(sql("clear_outbox"), 1, POSITION, 1) == "DELETE 1"
+
+    async def test_the_limit_is_counted_newest_first(self, connection: asyncpg.Connection) -> None:
+        change = "insert into reversal select (jsonb_populate_record(v, $1)).* from reversal v limit 1"
+        for number, moment in enumerate((NOW - DAY, NOW + DAY)):
+            row = {"reversal_id": str(UUID(int=50 + number)), "idempotency_key": str(number)}
+            await connection.execute(change, json.dumps({**row, "created_at": moment.isoformat()}))
+        arguments = ([ORG], [CUSTOMER], ["main"], [2], [NOW - 9 * DAY])
+        rows = await connection.fetch(sql("load_reversal_times"), *arguments)
+        assert [row[3] for row in rows] == [NOW + DAY, NOW]
+
+    async def test_forgotten_refusals_are_counted_on_their_customers(self, connection: asyncpg.Connection) -> None:
+        again = "insert into refusal select (jsonb_populate_record(f, $1)).* from refusal f limit 1"
+        for changes in ({"record_offset": 8, "customer_id": None}, {"record_offset": 9, "failed_at": NOW.isoformat()}):
+            await connection.execute(again, json.dumps(changes))
+        assert await connection.fetchval(sql("forget_refusals"), NOW, 10) == 0
+        assert await connection.fetchval(sql("forget_refusals"), NOW + DAY, 2) == 2
+        assert await connection.fetchval(sql("forget_refusals"), NOW + DAY, 2) == 1
+        counted = "select forgotten from customer where customer_id = $1"
+        assert await connection.fetchval(counted, CUSTOMER) == 2
+
+
+def strip_partition(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return rows
+
+
+def nodes(plan: Any) -> Iterator[dict[str, Any]]:
+    """All nodes of a plan as EXPLAIN gives it."""
+    if isinstance(plan, list):
+        for item in plan:
+            yield from nodes(item)
+    elif isinstance(plan, dict):
+        if "Node Type" in plan:
+            yield plan
+        for item in plan.values():
+            yield from nodes(item)
+
+
+class TestConstraints:
+    @pytest.mark.parametrize("name", CONSTRAINTS)
+    async def test_each_bites(self, connection: asyncpg.Connection, name: str) -> None:
+        table, breach = CONSTRAINTS[name]
+        statement = f"""insert into {table} overriding system value
+            select (jsonb_populate_record(t, $1)).* from {table} t order by 1 desc limit 1"""
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError) as caught:
+            await connection.execute(statement, json.dumps(breach))
+        assert caught.value.constraint_name == name
+
+    async def test_each_is_named_in_its_migration_and_tried_here(self, pool: asyncpg.Pool) -> None:
+        rows = await pool.fetch(
+            """select conname from pg_constraint where connamespace = 'public'::regnamespace and contype <> 'n'
+            union select indexrelid::regclass::text from pg_index
+            join pg_class on pg_class.oid = indexrelid and relnamespace = 'public'::regnamespace where indisunique"""
+        )
+        names = {row[0] for row in rows}
+        assert names == set(CONSTRAINTS)
+        text = migrate.HISTORY + "".join(migration.sql for migration in migrate.migrations())
+        explicit = set(re.findall(r"\bconstraint (\w+)|create unique index (\w+)", text))
+        assert names == {one or other for one, other in explicit}
+
+    async def test_org_id_leads_every_key_of_the_ledgers_tables(self, pool: asyncpg.Pool) -> None:
+        rows = await pool.fetch(
+            """select c.conname, a.attname from pg_constraint c
+            join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+            where c.connamespace = 'public'::regnamespace and c.contype in ('p', 'u', 'f')
+            and c.conrelid::regclass::text not in ('lane', 'lane_settled', 'waiting', 'outbox', 'schema_migration')"""
+        )
+        assert {row["attname"] for row in rows} == {"org_id"}
+        assert len(rows) == 18
+
+    async def test_the_ledgers_own_bug_ends_in_an_error(self, connection: asyncpg.Connection) -> None:
+        """What the statements of a batch would do with a wrong sum."""
+        for name, arguments, constraint in (
+            ("update_lots", ([ORG], ["L"], [60_001]), "lot_remaining"),
+            ("update_lots", ([ORG], ["L"], [-40_001]), "lot_remaining"),
+            ("update_redemptions", ([ORG], ["R"], [40_001], [0]), "redemption_reversed"),
+            ("update_redemptions", ([ORG], ["R"], [0], [3]), "redemption_quantity"),
+            ("update_rewards", ([ORG], ["mug"], [-1], ["ACTIVE"]), "reward_redeemed_count"),
+        ):
+            with pytest.raises(asyncpg.CheckViolationError) as caught:
+                async with connection.transaction():
+                    await connection.execute(sql(name), *arguments)
+            assert caught.value.constraint_name == constraint
+
+
+class TestAppendOnlyTables:
+    @pytest.mark.parametrize(
+        ("table", "change"), [(table, change) for table, changes in APPEND_ONLY.items() for change in changes]
+    )
+    @pytest.mark.parametrize("rows", [True, False], ids=["with rows", "empty"])
+    async def test_refuse_changes(self, connection: asyncpg.Connection, table: str, change: str, rows: bool) -> None:
+        where = "" if rows else " where false"
+        statement = {
+            "update": f"update {table} set org_id = org_id{where}",
+            "delete": f"delete from {table}{where}",
+            "truncate": f"truncate {table}",
+        }[change]
+        with pytest.raises(asyncpg.RestrictViolationError, match=f"{table} is append-only: {change} refused"):
+            await connection.execute(statement)
+
+    async def test_refusals_may_be_forgotten(self, connection: asyncpg.Connection) -> None:
+        assert await connection.execute("delete from refusal") == "DELETE 1"
+
+    async def test_are_guarded_by_triggers_that_nobody_switched_off(self, pool: asyncpg.Pool) -> None:
+        rows = await pool.fetch(
+            "select tgrelid::regclass::text as name, tgenabled from pg_trigger where not tgisinternal order by 1"
+        )
+        assert [(row["name"], row["tgenabled"]) for row in rows] == [
+            ("journal", b"O"),
+            ("refusal", b"O"),
+            ("reversal", b"O"),
+        ]
+
+
+async def test_the_statements_of_a_run_are_those_that_were_tried(desk: Desk) -> None:
+    """What a batch of each kind sends is in STATEMENTS: nothing is composed on the way."""
+    seen: set[str] = set()
+    known = {sql(name): name for name in STATEMENTS}
+    plain = re.compile(r"BEGIN|COMMIT|SELECT .* LIMIT 1|COPY|SELECT pg_advisory|select typ|-- ", re.IGNORECASE)
+
+    async with desk.process.pool.acquire() as connection:
+
+        def note(record: Any) -> None:
+            seen.add(record.query)
+
+        connection.add_query_logger(note)
+        await desk.customer()
+        await desk.lot("L-1", 100)
+        await desk.take_in(REDEMPTIONS, {"customerId": CUSTOMER, "redemptionId": "R-1", "points": "10"})
+        await desk.ask(redemptionId="R-1")
+        connection.remove_query_logger(note)
+    assert [query for query in seen if query not in known and not plain.match(query)] == []
+    assert FIRST_TIMESTAMP_MS > 0
