@@ -62,6 +62,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self.pipeline = Pipeline(pool, settings)
         self.workers: dict[TopicPartition, Worker] = {}
         self.assigned = False  # the group has answered, if only with no partition
+        self.stopping = False  # a rebalance under way gives no more work
         self.consumer = AIOKafkaConsumer(
             **client_options(settings.kafka),
             group_id=settings.kafka.group_id,
@@ -89,6 +90,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def stop(self) -> None:
         """Finish what is under way, then leave the group. Bounded by drain_seconds."""
+        self.stopping = True
         workers = dict(self.workers)
         await self._end_workers(list(workers), self.settings.drain_seconds)
         await self.commit(workers)
@@ -111,7 +113,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         partitions = list(assigned)
         await self._end_workers([one for one in self.workers if one not in partitions], 1)
         for partition in partitions:
-            if partition not in self.workers:
+            if partition not in self.workers and not self.stopping:
                 self.workers[partition] = Worker(self, partition)
         self.assigned = True
         self.metrics.assigned.set(len(self.workers))

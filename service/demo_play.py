@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from service.audit import Finding, audit
 from service.demo_check import PUBLISHED, Came, Place, Sent, place, read
 from service.failures import Wrong
-from service.kafka import client_options, ends_of, output_bytes, partitions_of, reader
+from service.kafka import client_options, output_bytes, partitions_of, reader
 from service.load import Summary, load
 from service.migrate import migrate
 from service.records import Record
@@ -84,9 +84,8 @@ async def play(settings: Settings, sample: Sample, shown: Shown, alive: Callable
     """Send everything and read along until each record has what it must have, or the service falls silent."""
     outputs = _outputs(settings)
     partitions = await _partitions(settings, [*outputs, *settings.topics.inputs()])
-    async with reader(settings) as consumer, _producer(settings) as producer:
-        starts = {partition: end for partition, (_, end) in (await ends_of(consumer, partitions)).items()}
-        played = Played(sample, starts)
+    async with reader(settings, fetch_max_wait_ms=POLL_MS) as consumer, _producer(settings) as producer:
+        played = Played(sample, await _ends(consumer, partitions))
         consumer.assign([partition for partition in partitions if partition.topic in outputs])
         watch = Watch(settings, played, consumer, shown, alive)
         watching = asyncio.create_task(watch.run())
@@ -186,11 +185,10 @@ async def look(settings: Settings, played: Played) -> tuple[list[Came], set[Plac
     """After the service has ended: all that it published, what still waits, and what the audit finds."""
     came: list[Came] = []
     partitions = await _partitions(settings, _outputs(settings))
-    async with reader(settings) as consumer:
-        ends = await ends_of(consumer, partitions)
-        consumer.assign(partitions)
+    async with reader(settings, fetch_max_wait_ms=POLL_MS) as consumer:
+        ends = await _ends(consumer, partitions)
         for partition in partitions:
-            while await consumer.position(partition) < ends[partition][1]:
+            while await consumer.position(partition) < ends[partition]:
                 came += _own(await consumer.getmany(partition, timeout_ms=POLL_MS), played, settings)
     async with session(settings) as connection:
         waiting = await waiting_of(connection, played.sample)
@@ -223,6 +221,13 @@ def _outputs(settings: Settings) -> list[str]:
     topics = settings.topics
     letters = [topics.dead_letters(topic) for topic in topics.inputs()]
     return [topics.reversal_completed, topics.reversal_failed, *letters]
+
+
+async def _ends(consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+    """The offset that each partition's next record will have; leaves the consumer with all of them."""
+    consumer.assign(partitions)  # before: of a partition that is not its own it has to find out everything anew
+    ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+    return ends
 
 
 async def _partitions(settings: Settings, topics: Iterable[str]) -> list[TopicPartition]:

@@ -143,10 +143,11 @@ async def prefetch(
     ledger.customers = {(row["org_id"], row["customer_id"]): Customer(*row) for row in locked}
     await _load_references(connection, needs, ledger)
     wanted = needs.mentioned | needs.named
-    wanted |= {(one.org_id, one.customer_id) for one in ledger.redemptions.values()}
-    wanted |= {(key[0], customer_id) for key, customer_id in ledger.identifiers.items()}
-    if not wanted <= asked:
-        raise Restart("the batch is about more customers than it locked", asked | wanted)
+    owners = {(one.org_id, one.customer_id) for one in ledger.redemptions.values()}
+    owners |= {(key[0], customer_id) for key, customer_id in ledger.identifiers.items()}
+    # An owner may have been asked for and not be there yet when the others were locked.
+    if not wanted <= asked or not owners <= ledger.customers.keys():
+        raise Restart("the batch is about more customers than it locked", asked | wanted | owners)
     await _load_points(connection, needs, ledger)
     for one in waiting:
         ledger.add_waiting(one)

@@ -35,8 +35,8 @@ def sql(name: str) -> str:
 
 
 def columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    """Rows as array parameters, one per column, sorted, so that rows are locked in one order."""
-    turned = [list(column) for column in zip(*sorted(rows), strict=True)]
+    """Rows as array parameters, one per column. Statements that lock say by themselves in which order."""
+    turned = [list(column) for column in zip(*rows, strict=True)]
     return turned or [[] for _ in range(width)]
 
 

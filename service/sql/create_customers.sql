@@ -1,5 +1,5 @@
 -- Creates the customers that are mentioned for the first time, where their org is known; returns those created.
--- arrays, sorted: $1 orgs, $2 customer ids
+-- arrays: $1 orgs, $2 customer ids
 insert into customer (org_id, customer_id)
 select t.org_id, t.customer_id
 from unnest($1::bigint[], $2::bigint[]) as t (org_id, customer_id)

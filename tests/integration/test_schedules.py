@@ -497,6 +497,23 @@ class TestLocks:
         assert [refused.document["sequence"], completed.document["sequence"]] == [1, 2]
         assert [type(error) for error in met] == [pipeline.Restart]
 
+    async def test_the_customer_whom_a_return_names_comes_into_being_while_it_waits(
+        self, desk: Desk, met: list[BaseException]
+    ) -> None:
+        """Asked for, not there yet when the others were locked, and there with a redemption when all is loaded."""
+        await desk.bought("R-1", 100)
+        named = {"redemptionId": "R-2", "identifier": {"type": "ID", "value": "7"}, "idempotencyKey": "K2"}
+        partition = desk.send(RETURNS, ASK, named)
+        await desk.process.own(partition)
+        other = await desk.start()
+        async with holding_customer(desk, CUSTOMER):
+            serving = begin(desk.process.serve(partition))
+            await blocked(desk)
+            await other.serve(desk.send(ISSUES, {"customerId": 7, "lotId": "L-1", "points": "50"}))
+            await other.serve(desk.send(REDEMPTIONS, {"customerId": 7, "redemptionId": "R-2", "points": "50"}))
+        assert [one.topic for one in await serving] == [COMPLETED, COMPLETED]
+        assert [type(error) for error in met] == [pipeline.Restart]
+
     async def test_a_new_customers_points_come_while_its_redemption_begins_to_wait(self, desk: Desk) -> None:
         """Both create the customer; the one that applies nothing takes it back, and the other goes on."""
         redeeming = desk.send(REDEMPTIONS, {"customerId": CUSTOMER, "redemptionId": "R-1", "points": "50"})
