@@ -38,6 +38,7 @@ from service.topics import check
 POLL_MS = 100  # without records, a worker with something left to do (acknowledge, clear) looks after it this often
 IDLE_MS = 1000  # one with nothing left to do is woken by records, or to stop
 DUE_SECONDS = 1.0  # waiting records are looked up again this often
+LEAVE_SECONDS = 3.0  # leaving the group may take so long: a rebalance under way holds it up
 COMMIT_SECONDS = 5.0  # offsets go to Kafka this often, for tools that show lag
 LOOK_SECONDS = 5.0  # a stopped lane looks this often whether somebody mended it
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.1, 5.0
@@ -95,7 +96,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._end_workers(list(workers), self.settings.drain_seconds)
         await self.commit(workers)
         try:
-            await asyncio.wait_for(self.consumer.stop(), 5)
+            await asyncio.wait_for(self.consumer.stop(), LEAVE_SECONDS)
         except (TimeoutError, KafkaError, OSError) as error:
             log.warning("service.stopping", error=words(error))
 

@@ -112,7 +112,7 @@ def duplicate(shop: Shop, index: int) -> None:
 def reused_key(shop: Shop, index: int) -> None:
     """A refusal does not claim its key; a reversal does, and then for its own request alone."""
     burned = plain(shop, index)
-    key = {"idempotencyKey": f"COUNTER-{index}"}
+    key: Data = {"idempotencyKey": f"COUNTER-{index}"}
     too_much, points = burned.points + UNIT, burned.points // 20 * 10
     another = refused(887, "idempotency_key_reused")
     shop.play(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,16 +14,17 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 
-from service import load as bulk
+from service import load_lines
 from service.failures import Misused
 from service.load import LineFault, Summary, load
-from tests.integration.desk import CUSTOMER, CUSTOMERS, NOW, ORG, REDEMPTIONS, RETURNS, Data, Desk
+from tests.integration.desk import CUSTOMER, CUSTOMERS, ISSUES, NOW, ORG, REDEMPTIONS, Data, Desk
 from tests.stack import eventually
+
+bulk = importlib.import_module("service.load")
 
 Line = Data | str
 SPRING = "2026-03-01T00:00:00Z"
 SUMMER = "2026-07-01T00:00:00Z"
-DROP = object()
 
 
 def org(**fields: Any) -> Data:
@@ -130,7 +132,7 @@ async def test_every_field_of_a_line_is_kept(loader: Loader) -> None:
         lot("L", "100", remaining="40.125", programId="vip", expiresAt=SUMMER, issuedAt=SPRING),
         redemption("R", "60", ("L", "59.875"), ("M", "0.125"), orderId="SO", programId="vip", type="UNIT_BASED",
                    rewardId="W", quantity=3, reversed="20.5", reversedQuantity=1, redeemedAt=SPRING),
-        {"kind": "lot", "org_id": ORG, "customer_id": str(CUSTOMER) and CUSTOMER, "lot_id": "M", "points": "1",
+        {"kind": "lot", "org_id": ORG, "customer_id": CUSTOMER, "lot_id": "M", "points": "1",
          "remaining": "0.875", "program_id": "vip"},
     )  # fmt: skip
     spring, summer = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)
@@ -178,7 +180,10 @@ async def test_the_order_of_the_lines_does_not_matter(loader: Loader) -> None:
          "lots": [{"lotId": "L", "points": "5"}]},
     ]  # fmt: skip
     await loader.good(*reversed(lines))
-    assert await loader.rows("select program_id from lot union all select program_id from redemption") == [("b",), ("b",)]
+    assert await loader.rows("select program_id from lot union all select program_id from redemption") == [
+        ("b",),
+        ("b",),
+    ]
 
 
 async def test_a_loaded_redemption_is_given_back_as_the_contract_s_example_says(desk: Desk, loader: Loader) -> None:
@@ -389,11 +394,287 @@ FAULTY = {
 async def test_a_faulty_line_is_named_with_its_field(desk: Desk, loader: Loader, name: str) -> None:
     case = FAULTY[name]
     before = await desk.ledger()
-    summary = await loader.load(org(), *case.lines) if case.lines[0] != org() else await loader.load(*case.lines)
-    shift = len(case.lines) + 1
-    assert [(fault.line, fault.field) for fault in summary.faults] == [(shift, case.field)], summary.faults
-    words = case.words.replace("line 1 ", "line 2 ").replace("line 2)", "line 3)").replace("line 2 with another lots",
-                                                                                         "line 3 with another lots")
-    assert words in summary.faults[0].message
+    summary = await loader.load(*case.lines)
+    assert [(fault.line, fault.field) for fault in summary.faults] == [(len(case.lines), case.field)], summary.faults
+    assert case.words in summary.faults[0].message
     assert (summary.faulty_lines, summary.booked, summary.changed) == (1, False, {})
     assert await desk.ledger() == before
+
+
+@pytest.mark.parametrize(
+    ("known", "line", "words"),
+    [
+        (lot("L", "10"), lot("L", "11"), "lot L is in the ledger with another points (10, here 11)"),
+        (lot("L", "10"), lot("L", "10", customerId=7), "another customerId (42, here 7)"),
+        (lot("L", "10", expiresAt=SPRING), lot("L", "10", expiresAt=SUMMER), "another expiresAt (2026-03-01"),
+        (redemption("R", "5", orderId="A"), redemption("R", "5", orderId="B"), "another orderId (A, here B)"),
+        (
+            redemption("R", "5"),
+            redemption("R", "5", type="AMOUNT_BASED", rewardId="W"),
+            "type (RAW, here AMOUNT_BASED), ",
+        ),
+        (redemption("R", "5"), redemption("R", "5", customerId=7), "another customerId (42, here 7)"),
+    ],
+)
+async def test_what_the_ledger_has_with_another_content_is_a_fault(
+    desk: Desk, loader: Loader, known: Data, line: Data, words: str
+) -> None:
+    await loader.good(known)
+    before = await desk.ledger()
+    summary = await loader.load(line, customer(status="fraud"))
+    assert words in summary.faults[0].message
+    assert await desk.ledger() == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"kind": "lot", "orgId": ORG, "customerId": CUSTOMER, "lotId": "L", "points": 10.0, "remaining": "1"},
+        lot("L", "10", issuedAt=SUMMER, programId="main", expiresAt="2026-03-01T08:00:00+08:00"),
+        redemption("R", "5", reversed="1", redeemedAt=SUMMER),
+        redemption("R", "5", ("L", "5"), orderId="SO", type="RAW", programId="main"),
+    ],
+)
+async def test_what_a_line_does_not_give_is_not_compared(desk: Desk, loader: Loader, line: Data) -> None:
+    taken = redemption("R", "5", ("L", "5"), orderId="SO", redeemedAt=SPRING)
+    await loader.good(lot("L", "10", remaining="0", expiresAt=SPRING), taken)
+    before = await desk.ledger()
+    assert set((await loader.good(line)).changed.values()) == {0}
+    assert await desk.ledger() == before
+
+
+async def test_what_an_existing_redemption_took_counts_against_the_lot(loader: Loader) -> None:
+    await loader.good(lot("L", "9", remaining="5"), redemption("Q", "3", ("L", "3")))
+    summary = await loader.load(redemption("R", "2", ("L", "2")))
+    assert summary.faults[0][:2] == (1, "lots[0].points")
+    await loader.good(redemption("R", "2", ("L", "2"), reversed="1"))
+
+
+async def test_all_faults_of_all_lines_are_told_at_once(loader: Loader) -> None:
+    summary = await loader.load(
+        "nonsense",
+        lot("A", "x", expiresAt="y"),
+        "",
+        "   ",
+        lot("B", "1", programId="none"),
+        redemption("R", "1", ("B", "1")),
+    )
+    assert [fault[:2] for fault in summary.faults] == [
+        (1, "line"),
+        (2, "expiresAt"),
+        (2, "points"),
+        (5, "programId"),
+        (6, "lots[0].lotId"),
+    ]
+    assert (summary.lines, summary.faulty_lines) == (4, 4)
+    first = {"line": 1, "field": "line", "message": "the line is not JSON (column 1)"}
+    assert summary.document()["faults"][0] == first
+
+
+async def test_of_many_faults_some_are_named_and_all_counted(loader: Loader) -> None:
+    summary = await loader.load(*[lot(f"L-{number}", "0") for number in range(50)], faults=3)
+    assert [fault.line for fault in summary.faults] == [1, 2, 3]
+    assert summary.faulty_lines == 50
+
+
+async def test_keep_going_books_the_good_lines_and_writes_the_others(desk: Desk, loader: Loader) -> None:
+    lines = (
+        lot("A", "10"),
+        lot("B", "10", programId="new"),
+        '{"kind": "lot",  "points" : 1.50 }',
+        "nonsense",
+        "{}",
+        redemption("R", "4", ("B", "4")),
+        redemption("S", "5", reversed="2"),
+    )
+    summary = await loader.load(*lines, keep_going=loader.rejected)
+    assert (summary.booked, summary.faulty_lines, summary.rejected) == (True, 5, loader.rejected)
+    ids = await loader.rows("select lot_id from lot union all select redemption_id from redemption")
+    assert ids == [("A",), ("S",)]
+    texts = loader.rejected.read_text().splitlines()
+    documents = [json.loads(text) for text in texts]
+    assert [one["faults"][0]["line"] for one in documents] == [2, 3, 4, 5, 6]
+    assert texts[1].startswith('{"kind": "lot",  "points" : 1.50 ,"faults":[{')  # as it was written, to the sign
+    assert [one["field"] for one in documents[1]["faults"]] == ["customerId", "lotId", "orgId"]
+    assert documents[0]["lotId"] == "B"
+    assert [one.get("text") for one in documents] == [None, None, "nonsense", None, None]
+    assert await desk.broken() == {}
+    # Mended (here: the program is made), the rejected lines can be loaded.
+    again = await loader.good(program("new"), texts[0])
+    assert again.changed["lot"] == 1
+
+
+async def test_a_line_that_is_not_utf_8_is_written_as_far_as_it_can_be(loader: Loader) -> None:
+    loader.path.write_bytes(b'{"kind": "org\xff"}\n')
+    summary = await load(loader.connection, loader.path, keep_going=loader.rejected)
+    assert summary.faults == [LineFault(1, "line", "the line is not UTF-8 (byte 13)")]
+    assert json.loads(loader.rejected.read_text())["text"] == '{"kind": "org\ufffd"}'
+
+
+async def test_keep_going_without_faulty_lines_leaves_an_empty_file(loader: Loader) -> None:
+    loader.rejected.write_text("from last time")
+    await loader.good(lot("A", "10"), keep_going=loader.rejected)
+    assert loader.rejected.read_text() == ""
+
+
+async def test_keep_going_does_not_overwrite_the_file_itself(loader: Loader) -> None:
+    loader.write(lot("A", "10"))
+    with pytest.raises(Misused, match="is the file to load itself"):
+        await load(loader.connection, loader.path, keep_going=loader.path)
+
+
+async def test_a_faulty_line_gives_way_to_an_earlier_one(loader: Loader) -> None:
+    lines = (program("b", minimumPoints="1"), program("b", default=True))
+    summary = await loader.load(*lines, keep_going=loader.rejected)
+    assert [fault[:2] for fault in summary.faults] == [(2, "default")]
+    assert await loader.rows("select is_default, minimum_points from program where program_id = 'b'") == [
+        (False, 1_000)
+    ]
+
+
+async def test_a_line_that_is_too_long_is_a_fault_and_a_byte_order_mark_none(
+    loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "LINE_BYTES", 300)
+    monkeypatch.setattr(load_lines, "LINE_BYTES", 300)
+    lines = ("\ufeff" + json.dumps(lot("A", "1")), lot("B", "1", note="x" * 999), lot("C", "1"))
+    summary = await loader.load(*lines, keep_going=loader.rejected)
+    assert [fault[:2] for fault in summary.faults] == [(2, "line")]
+    assert await loader.rows("select lot_id from lot order by 1") == [("A",), ("C",)]
+
+
+async def test_a_large_file_is_read_ahead_by_other_processes(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "ALONE_BYTES", 0)
+    monkeypatch.setattr(bulk, "CHUNK_LINES", 7)
+    said: list[tuple[str, int, int]] = []
+    lots = [lot(f"L-{number}", "1") for number in range(100)]
+    summary = await loader.good(*lots, "", progress=lambda *step: said.append(step))
+    assert summary.changed["lot"] == 100
+    size = loader.path.stat().st_size
+    read = [step for step in said if step[0] == "read"]
+    assert len(read) == 15
+    assert {step[2] for step in read} == {size}
+    assert read[-1][1] == size
+
+
+async def test_odd_texts_arrive_as_they_are(loader: Loader) -> None:
+    ids = ["\\N", "\\.", 'a"b', "{a,b}", "NULL", "ü€😀", " ", "a\\tb", "%s$1", "-", "\\\\", "'"]
+    taken = [(lot_id, "1") for lot_id in ids]
+    lots = [lot(lot_id, "1", remaining="0") for lot_id in ids]
+    await loader.good(*lots, redemption("R", str(len(ids)), *taken, orderId="\\\\"))
+    assert {row[0] for row in await loader.rows("select lot_id from lot")} == set(ids)
+    assert await loader.rows("select lot_ids, order_id from redemption") == [(ids, "\\\\")]
+
+
+# Customers
+
+
+async def customers_of(desk: Desk) -> dict[str, list[tuple[Any, ...]]]:
+    ledger = await desk.ledger()
+    return {name: ledger[name] for name in ("customer", "identifier")}
+
+
+def random_update(rng: random.Random) -> Data:
+    fields: Data = {}
+    if rng.random() < 0.5:
+        fields["status"] = rng.choice(["active", "inactive", "fraud"])
+    if rng.random() < 0.4:
+        fields["lockedUntil"] = rng.choice([SPRING, SUMMER, None])
+    if rng.random() < 0.6:
+        fields["identifiers"] = [phone(rng.choice("12345")) for _ in range(rng.randrange(3))]
+    if rng.random() < 0.6:
+        fields["updatedAt"] = f"2026-01-0{rng.randrange(1, 6)}T00:00:00Z"
+    return customer(rng.randrange(1, 4), **fields)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_customer_lines_are_successive_updates(desk: Desk, loader: Loader, seed: int) -> None:
+    rng = random.Random(seed)
+    lines = [random_update(rng) for _ in range(14)]
+    await loader.good(*lines[:4])
+    await loader.good(*lines[4:])
+    loaded = await customers_of(desk)
+    await desk.pool.execute("delete from identifier; delete from customer")
+    for one in lines:
+        await desk.take_in(CUSTOMERS, {name: value for name, value in one.items() if name != "kind"})
+    assert loaded == await customers_of(desk)
+
+
+# Beside a running service
+
+
+async def blocked(desk: Desk) -> bool:
+    statement = (
+        "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())"
+    )
+    return bool(await desk.value(statement))
+
+
+async def test_it_waits_for_the_customers_that_a_batch_has_locked(desk: Desk, loader: Loader) -> None:
+    await loader.good(*WHOLE)
+    async with desk.pool.acquire() as connection, connection.transaction():
+        await connection.execute("select from customer where customer_id = $1 for no key update", CUSTOMER)
+        loading = asyncio.create_task(loader.load(lot("NEW", "5")))
+        await eventually(lambda: blocked(desk))
+        assert not loading.done()
+    assert (await loading).booked
+
+
+async def test_a_batch_waits_for_the_customers_that_it_has_locked(
+    desk: Desk, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await loader.good(*WHOLE)
+    write = bulk._write
+    returning: asyncio.Task[Any] | None = None
+
+    async def slowly(*arguments: Any) -> Any:
+        nonlocal returning
+        returning = asyncio.create_task(desk.ask(redemptionId="R", pointsToBeReversed="1"))
+        await eventually(lambda: blocked(desk))
+        return await write(*arguments)
+
+    monkeypatch.setattr(bulk, "_write", slowly)
+    await loader.good(lot("NEW", "5"))
+    assert returning is not None
+    outcome = await returning
+    # B held 20 and gets 1; the batch also saw the 5 that were loaded while it waited.
+    assert outcome.document["balance"]["available"] == "26"
+
+
+async def test_what_another_writes_meanwhile_is_seen_by_the_next_attempt(
+    desk: Desk, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await loader.good(*WHOLE)
+    check, attempts = bulk._check, 0
+
+    async def crossed(connection: asyncpg.Connection) -> None:
+        nonlocal attempts
+        attempts += 1
+        await check(connection)
+        if attempts == 1:
+            await desk.take_in(ISSUES, {"customerId": CUSTOMER, "lotId": "NEW", "points": "5"})
+        elif attempts == 2:
+            await desk.take_in(REDEMPTIONS, {"customerId": CUSTOMER, "redemptionId": "NEW", "points": "5"})
+        elif attempts == 3:
+            await desk.take_in(CUSTOMERS, {"customerId": 7, "status": "fraud"})
+
+    monkeypatch.setattr(bulk, "_check", crossed)
+    summary = await loader.good(lot("NEW", "5"), redemption("NEW", "5"), customer(7, lockedUntil=SUMMER))
+    assert attempts == 4
+    assert {name: count for name, count in summary.changed.items() if count} == {"customer": 1}
+    rows = await desk.rows("select status, locked_until from customer where customer_id = 7")
+    assert rows == [("fraud", datetime(2026, 7, 1, tzinfo=UTC))]
+
+
+async def test_two_loads_at_once_are_one_after_the_other(desk: Desk, loader: Loader, tmp_path: Path) -> None:
+    lines = [*WHOLE, *(customer(number, identifiers=[phone(str(number))]) for number in range(100, 300))]
+    loader.write(*lines)
+    others = [await asyncpg.connect(desk.database_url) for _ in range(3)]
+    try:
+        summaries = await asyncio.gather(*(load(one, loader.path) for one in others))
+    finally:
+        for one in others:
+            await one.close()
+    assert all(summary.booked for summary in summaries)
+    assert sorted(summary.changed["lot"] for summary in summaries) == [0, 0, 2]
+    assert sorted(summary.changed["customer"] for summary in summaries) == [0, 0, 201]
