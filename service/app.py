@@ -141,11 +141,12 @@ class App:
         try:
             async with pool.acquire() as connection:
                 missing = await pending(connection)
-            if missing:
-                raise SchemaError(f"the schema lacks {missing[0].name}; run `points-reversal migrate`")
         except BaseException:
             pool.terminate()
             raise
+        if missing:
+            pool.terminate()
+            raise SchemaError(f"the schema lacks {missing[0].name}; run `points-reversal migrate`")
         return pool
 
     async def _await_kafka(self, pool: asyncpg.Pool, publisher: Publisher) -> Intake | None:

@@ -6,11 +6,13 @@ The jars are those that `embedded.lock` lists, each with its SHA-256; a start re
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -38,7 +40,12 @@ OLDEST_JAVA = 17
 DOWNLOADS_AT_ONCE = 6
 DOWNLOAD_TRIES = 3
 DOWNLOAD_TIMEOUT_SECONDS = 30
-JAVA_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Djava.awt.headless=true")
+# Java before 25 knows nothing of the cache (JEP 514) and is to ignore its options.
+JAVA_OPTIONS = (
+    "-Xmx512m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Djava.awt.headless=true", "-XX:+IgnoreUnrecognizedVMOptions",
+)  # fmt: skip
+RECORDING = "recording.aot"
+TERMINATED = 128 + signal.SIGTERM  # the exit code of a Java that ended in order
 
 PROPERTIES: Mapping[str, str] = {
     "process.roles": "broker,controller",
@@ -108,6 +115,7 @@ class EmbeddedKafka(Server):
         self._progress = progress
         self._java = Path()
         self._class_path = ""
+        self._warm: Path | None = None  # the cache of Java's that makes a start quick; None: there is no place for one
 
     @property
     def bootstrap_servers(self) -> str:
@@ -118,9 +126,22 @@ class EmbeddedKafka(Server):
         assert not self.running, "Kafka still runs"
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def stop(self) -> None:
+        """Ends the node in order. Java's first time with these jars also leaves a cache, which takes some seconds."""
+        child, recording = self._child, self.directory / RECORDING
+        super().stop()
+        # A Java that was killed over it may have left half a cache.
+        if self._warm is not None and child is not None and child.exit_code == TERMINATED and recording.exists():
+            with contextlib.suppress(OSError):
+                self._warm.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(recording, unfinished := self._warm.with_suffix(f".{os.getpid()}"))
+                unfinished.replace(self._warm)
+        recording.unlink(missing_ok=True)
+
     def _prepare(self) -> None:
         self._java = find_java()
         jars = fetch_jars(self._progress, wanted=self.check_wanted)
+        self._warm = _cache_of(self._java, jars)
         self._class_path = os.pathsep.join(map(str, jars))
         (self.directory / "tmp").mkdir(exist_ok=True)
         if "cluster_id" not in self.state():
@@ -141,10 +162,16 @@ class EmbeddedKafka(Server):
         if not (self.directory / "data" / "bootstrap.checkpoint").exists():
             self._format(configuration)
         return Launch(
-            command=[*self._java_command(), "kafka.Kafka", configuration],
+            command=[*self._java_command(*self._recording()), "kafka.Kafka", configuration],
             cwd=self.directory,
             env=_environment(),
         )
+
+    def _recording(self) -> list[str]:
+        """What has Java write down, at its end, the classes that it loaded and linked."""
+        if self._warm is None or self._warm.exists():
+            return []
+        return [f"-XX:AOTCacheOutput={self.directory / RECORDING}"]
 
     def _answers(self) -> bool:
         return self.port in brokers(self.port)
@@ -170,6 +197,7 @@ class EmbeddedKafka(Server):
         return [
             self._java,
             *JAVA_OPTIONS,
+            *([f"-XX:AOTCache={self._warm}"] if self._warm is not None and self._warm.exists() else []),
             *options,
             f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}",
             # The native parts of the compression libraries are unpacked there; they go with the directory.
@@ -351,6 +379,18 @@ def _maven_repository() -> Path:
     except ModuleNotFoundError as error:
         raise EmbeddedError("the package jgo is not installed: pip install 'points-reversal[embedded]'") from error
     return Path(default_maven_repo())
+
+
+def _cache_of(java: Path, jars: Iterable[Path]) -> Path | None:
+    """Where Java's cache for these very files lies: of others Java would not take it. None: there is no place for it."""
+    names = "".join(f"{path}@{path.stat().st_mtime_ns};" for path in (java, *jars))
+    name = f"kafka-{KAFKA_VERSION}-{hashlib.sha256(names.encode()).hexdigest()[:16]}.aot"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "points-reversal", name)
+        cache.exists()
+    except (RuntimeError, OSError):  # nobody's home, or another's
+        return None
+    return cache
 
 
 def _environment() -> dict[str, str]:

@@ -130,7 +130,8 @@ def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
                 pass
         elif number == 1:
             text = text.removeprefix(b"\xef\xbb\xbf")  # some editors put a byte order mark there
-        if not text.isspace():
+        text = text.rstrip(b"\r\n")
+        if text.strip():
             yield number, text
 
 
@@ -293,6 +294,7 @@ async def _write(connection: Connection, moment: datetime | None, progress: Prog
     progress("redemptions", 0, 0)
     changed["redemption"] = _rows(await connection.execute(sql("bulk_redemptions"), now))
     await connection.execute(sql("bulk_redemption_entries"), *entry)
+    await connection.execute(sql("bulk_lock_rewards"))
     changed["reward"] = _rows(await connection.execute(sql("bulk_rewards")))
     return changed
 

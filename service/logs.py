@@ -62,7 +62,7 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
 def said(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A library's line, whose text is no event of ours."""
     record = event["_record"]
-    return event | {"event": "library.said", "logger": record.name, "message": str(event["event"])}
+    return {**event, "event": "library.said", "logger": record.name, "message": str(event["event"])}
 
 
 def set_up(level: str = "info", style: Literal["auto", "json", "console"] = "auto") -> None:

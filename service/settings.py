@@ -153,7 +153,8 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless on a terminal")
     test_clock: AwareDatetime | None = Field(None, description="freezes the decision moment; for tests only")
     test_failpoint: str | None = Field(
-        None, description="kills or freezes the process at a named point, NAME:COUNT; for tests only (service/failpoint.py)"
+        None,
+        description="kills or freezes the process at a named point, NAME:COUNT; for tests only (service/failpoint.py)",
     )
 
 

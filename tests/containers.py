@@ -41,9 +41,7 @@ def fetch_images() -> None:
 
 
 @contextlib.contextmanager
-def pair(
-    postgres_settings: Mapping[str, str], kafka_properties: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
+def pair(postgres_settings: Mapping[str, str], kafka_properties: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Both servers started, not awaited: the address of Postgres as a URL and that of Kafka as host:port."""
     # testcontainers' own reaper is one more image, which not every machine can fetch; the one here needs none.
     testcontainers_config.ryuk_disabled = True

@@ -24,6 +24,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from pydantic import SecretStr
 
 from service.audit import audit
 from service.child import free_ports
@@ -39,7 +40,14 @@ START_SECONDS = 40.0  # a process on a busy machine of 2 cores
 DRAIN_SECONDS = 40.0
 END_SECONDS = 15.0  # SIGTERM to exit, everything being well
 SESSION_MS = 3_000  # short, so that a killed process is missed soon, where the broker allows it
+BATCH_FIELDS = {"lane", "records", "outcomes", "seconds", "lag_seconds"}
+LEFT_BEHIND = re.compile(
+    "never retrieved|never awaited|destroyed|Unclosed"
+)  # what asyncio says of tasks, futures, sockets
 PERSONAL = re.compile("@shop|9876543", re.IGNORECASE)  # within every e-mail address and phone of these tests
+TOPICS = (
+    "order_returned", "customer_updated", "points_issued", "points_redeemed", "reversal_completed", "reversal_failed",
+)  # fmt: skip
 
 
 class Service:
@@ -89,14 +97,14 @@ class Service:
     async def says(self, event: str, timeout_seconds: float = START_SECONDS, **fields: Any) -> Data:
         """The first line of that event with those values, once it is there; fails when the process ends before."""
 
-        def found() -> Data | None:
+        def found() -> list[Data]:
             ended = not self.running
             lines = self.said(event, **fields)
             assert lines or not ended, f"{self.name} ended with {self.process.returncode}:\n{self.tail()}"
-            return lines[0] if lines else None
+            return lines
 
         try:
-            return await eventually(found, timeout_seconds)
+            return (await eventually(found, timeout_seconds))[0]
         except AssertionError as error:
             raise AssertionError(f"{self.name} did not say {event} {fields}: {error}\n{self.tail()}") from error
 
@@ -157,8 +165,9 @@ class Service:
         for line in self.log():
             assert line["event"] in EVENTS, f"{self.name} logged an event that is not listed: {line}"
             assert {"level", "timestamp"} <= line.keys(), line
+            assert not LEFT_BEHIND.search(str(line.get("message"))), f"{self.name} left something behind: {line}"
             assert not PERSONAL.search(orjson.dumps(line).decode()), f"{self.name} logged personal data: {line}"
-            assert line["event"] != "batch.decided" or {"lane", "records", "outcomes", "seconds", "lag_seconds"} <= line.keys()
+            assert line["event"] != "batch.decided" or line.keys() >= BATCH_FIELDS, line
 
 
 @dataclass
@@ -180,10 +189,8 @@ class Site:
 
     @property
     def topics(self) -> Topics:
-        """The topics' names; fields as in the settings."""
-        names = {name: f"{self.prefix}.{value.default}" for name, value in Topics.model_fields.items() if "_" in name}
-        names = {name: text for name, text in names.items() if name not in ("dead_letter_suffix", "replication_factor")}
-        return Topics(**names)
+        """The topics' names, each the default one behind the prefix."""
+        return Topics(**{name: self.topic(name) for name in TOPICS})
 
     @property
     def outputs(self) -> list[str]:
@@ -191,8 +198,9 @@ class Site:
         return [topics.reversal_completed, topics.reversal_failed, *map(topics.dead_letters, topics.inputs())]
 
     def topic(self, kind: str) -> str:
-        """The topic's name here; `kind`: its default name, or `order_returned`."""
-        return str(getattr(self.topics, kind.replace(".", "_").replace("-", "_")))
+        """The topic's name here, by its default name or that of its setting."""
+        name = kind.replace(".", "_").replace("-", "_")
+        return f"{self.prefix}.{Topics.model_fields[name].default}"
 
     def environment(self, **settings: str) -> dict[str, str]:
         """The service's settings here, as environment variables; `settings` by name without prefix, in lower case."""
@@ -204,7 +212,7 @@ class Site:
             "kafka__heartbeat_interval_ms": "200",
             "kafka__rebalance_timeout_ms": "10000",
             "log_format": "json",
-            **{f"topics__{name}": self.topic(name) for name in Topics.model_fields if name in _NAMED},
+            **{f"topics__{name}": self.topic(name) for name in TOPICS},
             **self.settings,
             **settings,
         }
@@ -213,7 +221,7 @@ class Site:
     def in_process(self) -> Settings:
         """The same as settings of this process, for what tests call directly."""
         return Settings(
-            database_url=self.database_url,  # type: ignore[arg-type]
+            database_url=SecretStr(self.database_url),
             kafka=Kafka(bootstrap_servers=self.stack.bootstrap_servers, group_id=self.group),
             topics=self.topics,
         )
@@ -343,9 +351,6 @@ class Site:
         assert not broken, broken
 
 
-_NAMED = ("order_returned", "customer_updated", "points_issued", "points_redeemed", "reversal_completed", "reversal_failed")
-
-
 @functools.cache
 def _session_ms(bootstrap_servers: str) -> int:
     """A session's length that these brokers let a member have."""
@@ -380,17 +385,14 @@ def site(
     `template_database` None: the database is empty, without a schema; `topics` False: none is created.
     """
     with contextlib.ExitStack() as ending:
-        if keep := os.environ.get("KEEP_LOGS"):
-            directory = Path(tempfile.mkdtemp(dir=keep))
-        else:
-            directory = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="service-test-")))
+        directory = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="service-test-")))
         database_url = servers.run(servers.create_database(stack.database_url, template_database))
         ending.callback(lambda: servers.run(servers.drop_database(database_url)))
-        here = Site(stack, database_url, servers.unique("e"), directory, partitions, output_partitions, dict(settings or {}))
+        here = Site(
+            stack, database_url, servers.unique("e"), directory, partitions, output_partitions, dict(settings or {})
+        )
         ending.callback(here.end_all)
         if topics:
             here.create_topics()
         yield here
         here.check_logs()
-
-

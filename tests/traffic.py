@@ -43,7 +43,12 @@ def shop(customers: int = 4, redemptions: int = 4, points: int = 200) -> list[Da
         parts = {"A": points // 2, "B": points * 3 // 10, "C": points - points // 2 - points * 3 // 10}
         for name, part in parts.items():
             expiry = {"expiresAt": "2020-01-01T00:00:00Z"} if name == "A" else {}
-            lot = {"orgId": ORG, "customerId": customer, "lotId": f"{name}-{customer}", "points": str(part * redemptions)}
+            lot = {
+                "orgId": ORG,
+                "customerId": customer,
+                "lotId": f"{name}-{customer}",
+                "points": str(part * redemptions),
+            }
             lines.append({"kind": "lot", **lot, "remaining": "0", "issuedAt": "2019-01-01T00:00:00Z", **expiry})
         for number in range(1, redemptions + 1):
             lots = [{"lotId": f"{name}-{customer}", "points": str(part)} for name, part in parts.items()]
@@ -61,11 +66,16 @@ def bare(data: Data, key: object = "", headers: Headers = (), partition: int | N
 def binary(data: Data, key: object, event_id: str, *more: tuple[str, bytes], kind: str = "order.returned") -> Sending:
     """A CloudEvent in binary form."""
     attributes = {"specversion": "1.0", "id": event_id, "source": "/shop", "type": kind}
-    headers = [("content-type", b"application/json"), *((f"ce_{name}", text.encode()) for name, text in attributes.items())]
+    headers = [
+        ("content-type", b"application/json"),
+        *((f"ce_{name}", text.encode()) for name, text in attributes.items()),
+    ]
     return Sending(json.dumps(data).encode(), str(key).encode(), [*headers, *more])
 
 
-def structured(data: Data, key: object, event_id: str, *more: tuple[str, bytes], kind: str = "order.returned") -> Sending:
+def structured(
+    data: Data, key: object, event_id: str, *more: tuple[str, bytes], kind: str = "order.returned"
+) -> Sending:
     """A CloudEvent in structured form."""
     event = {"specversion": "1.0", "id": event_id, "source": "/shop", "type": kind, "data": data}
     headers = [("content-type", b"application/cloudevents+json; charset=utf-8"), *more]
@@ -238,7 +248,9 @@ def _check_letter(record: Record, letter: Record, group: str) -> None:
     assert (letter.key, letter.value) == (record.key, record.value if kept else None)
     own = [header for header in letter.headers if header[0] not in DEAD_LETTER_HEADERS]
     assert own == list(record.headers)
-    assert [name for name, _ in letter.headers if name in DEAD_LETTER_HEADERS] and letter.header("dlq.group") == group
+    added = [name for name, _ in letter.headers if name in DEAD_LETTER_HEADERS]
+    assert sorted(added) == sorted(DEAD_LETTER_HEADERS)
+    assert letter.header("dlq.group") == group
 
 
 def _check_order(site: Site, findings: Findings) -> None:
@@ -250,6 +262,7 @@ def _check_order(site: Site, findings: Findings) -> None:
         seen = set()
         for record in findings.outputs[output]:
             name = record.header("ce_id") or ""
+            assert {header for header, _ in record.headers} <= OUTPUT_HEADERS
             if name in seen:
                 continue
             seen.add(name)

@@ -16,7 +16,7 @@ import asyncpg
 import psutil
 import pytest
 
-from service import embedded, embedded_kafka
+from service import child, embedded, embedded_kafka
 from service.child import DirectoryLock, is_free
 from tests.stack import Sending, create_topics, produce, read_all, run
 
@@ -253,3 +253,25 @@ def test_every_jar_of_the_lock_has_one_version_and_kafka_its_own() -> None:
 
 def test_a_cluster_id_is_never_taken_for_an_option() -> None:
     assert not any(embedded_kafka.new_cluster_id().startswith("-") for _ in range(2000))
+
+
+@pytest.mark.slow
+def test_the_first_node_leaves_a_cache_that_the_later_ones_start_from(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "STOP_SECONDS", 90.0)  # on a busy machine
+    jars = embedded_kafka.fetch_jars()  # from where they are, not into the cache of this test
+    monkeypatch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
+    monkeypatch.setattr(embedded_kafka, "fetch_jars", lambda *_, **__: jars)
+    kafka = embedded_kafka.EmbeddedKafka(directory / "kafka")
+    kafka.start()
+    assert not (directory / "cache").exists()
+    kafka.stop()
+    [cache] = (directory / "cache" / "points-reversal").iterdir()
+    made, told = cache.stat().st_mtime_ns, len(kafka.log.read_text())
+    kafka.start()
+    assert f"-XX:AOTCache={cache}" in psutil.Process(kafka.pid).cmdline()
+    kafka.stop()
+    assert "[aot]" not in kafka.log.read_text()[told:], "Java does not take it"
+    assert cache.stat().st_mtime_ns == made
+    assert [path.name for path in kafka.directory.glob("*.aot")] == []

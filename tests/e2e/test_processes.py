@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from random import Random
 
+import psutil
 import pytest
 
 from tests import stack as servers
@@ -18,8 +18,9 @@ from tests.traffic import Traffic, send, verify
 
 PARTITIONS = 4
 LANES = 4 * PARTITIONS  # of four input topics
+ASSIGNED = "points_reversal_assigned_partitions"
 CHUNK = 60  # records sent at a time
-AHEAD = 600  # at most so many wait to be decided
+AHEAD = 300  # at most so many wait to be decided
 
 
 @dataclass
@@ -100,7 +101,7 @@ async def test_two_processes_share_the_partitions_as_one_group(fleet: Fleet) -> 
         second = await fleet.grow()
         await fleet.busy()
         for service in (first, second):
-            await eventually(lambda one=service: "assigned_partitions 8.0" in one.get("/metrics")[1])  # type: ignore[misc]
+            assert assigned(service) == LANES / 2
         before = len(second.said("batch.decided"))
         await eventually(lambda: len(second.said("batch.decided")) > before)
     assert first.said("partitions.revoked")
@@ -131,6 +132,29 @@ async def test_one_that_is_told_to_stop_under_load_hands_over(fleet: Fleet) -> N
     await verify(fleet.site)
 
 
+async def test_one_that_is_told_to_stop_in_the_middle_of_a_rebalance_takes_nothing_more(fleet: Fleet) -> None:
+    while len(fleet.running) < 2:
+        await fleet.grow()
+    leaving, frozen = fleet.running
+    before = await verify(fleet.site)
+    frozen.freeze()  # the group waits for it, until its session is over
+    revocations = len(leaving.said("partitions.revoked"))
+    joining = fleet.site.start()
+    await joining.says("partitions.revoked")
+    await eventually(lambda: len(leaving.said("partitions.revoked")) > revocations)
+    await send(fleet.site, fleet.traffic.next(CHUNK))
+    for service in (leaving, joining):
+        service.terminate()
+    for service in (leaving, joining):
+        assert await service.ended() == 0
+        assert not service.said("lane.doubt")
+    frozen.thaw()
+    fleet.running = [frozen]
+    await fleet.settled()
+    await fleet.site.drained()
+    assert (await verify(fleet.site)).repeats == before.repeats
+
+
 @pytest.mark.parametrize("point", ["loaded", "written", "committed", "published"])
 async def test_one_that_freezes_and_wakes_as_a_zombie_changes_nothing(fleet: Fleet, point: str) -> None:
     """Frozen in a transaction it must not hold what it locked; frozen after, it may publish again, byte for byte."""
@@ -139,7 +163,7 @@ async def test_one_that_freezes_and_wakes_as_a_zombie_changes_nothing(fleet: Fle
     repeats = (await verify(fleet.site)).repeats if point in ("committed", "published") else 0
     async with fleet.load():
         zombie = await fleet.grow(test_failpoint=f"{point}:9:freeze")
-        await eventually(lambda: frozen(zombie), 30)
+        await eventually(lambda: is_frozen(zombie), 30)
         await fleet.settled(without=zombie)
         await fleet.busy()
         zombie.thaw()
@@ -153,16 +177,37 @@ async def test_one_that_freezes_and_wakes_as_a_zombie_changes_nothing(fleet: Fle
     await fleet.settled()
 
 
-def frozen(service: Service) -> bool:
+def is_frozen(service: Service) -> bool:
     """Whether it has stopped itself."""
-    with open(f"/proc/{service.process.pid}/stat") as file:  # noqa: PTH123
-        return file.read().rsplit(") ", 1)[1].startswith("T")
+    return psutil.Process(service.process.pid).status() == psutil.STATUS_STOPPED
 
 
-async def test_all_leave_in_order(fleet: Fleet) -> None:
+def assigned(service: Service) -> float:
+    """How many partitions it says it has."""
+    values = [line.split()[1] for line in service.get("/metrics")[1].splitlines() if line.startswith(ASSIGNED)]
+    return float(values[0])
+
+
+async def test_one_more_than_there_are_partitions_is_ready_and_waits_its_turn(
+    stack: Stack, template_database: str
+) -> None:
+    with site(stack, template_database, partitions=1) as place:
+        services = [place.start() for _ in range(5)]
+        for service in services:
+            await service.ready()
+        await eventually(lambda: sorted(map(assigned, services)) == [0, 1, 1, 1, 1])
+        [waiting] = [service for service in services if not assigned(service)]
+        assert waiting.get("/readyz") == (200, "ready\n")
+        for service in services:
+            service.terminate()
+        for service in services:
+            assert await service.ended() == 0
+
+
+async def test_all_told_to_stop_at_once_leave_in_order(fleet: Fleet) -> None:
+    while len(fleet.running) < 2:
+        await fleet.grow()
     for service in fleet.running:
         service.terminate()
     for service in fleet.running:
         assert await service.ended() == 0
-        assert service.process.returncode != -signal.SIGKILL
-    await verify(fleet.site)

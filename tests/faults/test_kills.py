@@ -83,6 +83,23 @@ async def test_killed_while_partitions_are_taken_from_it(place: Site) -> None:
     await verify(place)
 
 
+async def test_a_restarted_process_has_its_partitions_back_at_once_by_its_name(place: Site) -> None:
+    """Static membership: long before the session of the killed one is over."""
+    session_seconds = 60
+    named = {**STATIC, "kafka__session_timeout_ms": str(session_seconds * 1000)}
+    traffic = Traffic(Random("static"), customers=10)
+    await place.load(traffic.lines())
+    first = place.start(**named)
+    await send(place, traffic.next(100))
+    await place.drained()
+    first.kill()
+    await send(place, traffic.next(100))
+    second = place.start(**named)
+    await place.drained(session_seconds / 2)
+    await second.stop()
+    await verify(place)
+
+
 async def test_killed_ten_times_at_random(place: Site) -> None:
     random = Random(3)
     traffic = Traffic(random, customers=40)
@@ -91,12 +108,10 @@ async def test_killed_ten_times_at_random(place: Site) -> None:
         before = await place.value("select coalesce(sum(taken), 0)::int from lane")
         await send(place, traffic.next(400))
         service = place.start(**STATIC)
-        if number % 3 == 2:  # in its start-up
-            lanes = random.randint(0, 8)
-            await eventually(lambda: len(service.said("lane.owned")) >= lanes, 40, poll_seconds=0.001)
+        if number % 3 == 2:
+            await starts(service, lanes=random.randint(0, 8))
         else:
-            enough = before + random.randint(1, 400)
-            await eventually(lambda: place.value("select sum(taken) >= $1 from lane", enough), 40, poll_seconds=0.001)
+            await takes(place, before + random.randint(1, 400))
         assert service.running, service.tail()
         service.kill()
     heir = place.start(**STATIC)
@@ -104,3 +119,13 @@ async def test_killed_ten_times_at_random(place: Site) -> None:
     await heir.stop()
     findings = await verify(place)
     assert len(findings.inputs[place.topic("order_returned")]) > 3000
+
+
+async def starts(service: Service, lanes: int) -> None:
+    """Returns in the middle of its start-up, when it has so many lanes."""
+    await eventually(lambda: len(service.said("lane.owned")) >= lanes, 40, poll_seconds=0.001)
+
+
+async def takes(place: Site, records: int) -> None:
+    """Returns when so many records are decided, somewhere between two batches or within one."""
+    await eventually(lambda: place.value("select sum(taken) >= $1 from lane", records), 40, poll_seconds=0.001)

@@ -300,7 +300,8 @@ class Desk:
 
     async def sequence(self, customer_id: int = CUSTOMER) -> int | None:
         statement = "select sequence from customer where org_id = $1 and customer_id = $2"
-        return await self.pool.fetchval(statement, ORG, customer_id)
+        sequence: int | None = await self.pool.fetchval(statement, ORG, customer_id)
+        return sequence
 
     async def waiting(self) -> list[str]:
         """What waits, as topic@offset."""

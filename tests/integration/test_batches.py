@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
 import pytest
 
-from service.audit import audit
 from tests import streams
 from tests.compare import Names, normalise_all
 from tests.integration.desk import COMPLETED, FAILED, FIRST_TIMESTAMP_MS, SECOND, Data, Desk, Published, desk_on
+from tests.integration.imports import import_stream
 from tests.model import Model
+from tests.reading import Number
 from tests.stack import Stack, create_database, drop_database
 
 KINDS = ("order.returned", "customer.updated", "points.issued", "points.redeemed")
@@ -54,45 +54,6 @@ def steps_of(stream: streams.Stream, random: Random) -> list[Step]:
             last = kind == kinds[-1]
             steps.append(Step(kind, records, random.choice([1, 7, 40]) if last else 1, last))
     return steps
-
-
-async def import_stream(desk: Desk, stream: streams.Stream) -> Model:
-    """Puts what the stream's lines load into the tables; returns the model that it stands in too."""
-    model = Model()
-    model.load(stream.load_lines, stream.clock)
-    for row in stream.rogue_programs:
-        model.store_program(row)
-    async with desk.pool.acquire() as connection:
-        await connection.execute("delete from program; delete from org")
-        for org_id, org in model.orgs.items():
-            await connection.execute("insert into org values ($1, $2)", org_id, org["reversal_enabled"])
-        identifiers = [
-            {**row, "lookup": lookup} for (_, _, lookup), row in model.identifier_rows.items()
-        ]
-        for table, rows in {
-            "program": model.program_rows.values(),
-            "customer": model.customers(),
-            "identifier": identifiers,
-            "reward": model.rewards(),
-            "lot": model.lots(),
-            "redemption": model.redemptions(),
-        }.items():
-            for row in rows:
-                places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
-                statement = f"insert into {table} ({', '.join(row)}) values ({places})"
-                await connection.execute(statement, *row.values())
-        await connection.execute(
-            """insert into journal (org_id, entry_id, kind, created_at, customer_id, accounts, subjects, points)
-            select org_id, gen_random_uuid(), 'import', $1::timestamptz, customer_id,
-                '{opening,held}'::text[], array[program_id, lot_id], array[-remaining, remaining]
-            from lot where remaining > 0
-            union all
-            select org_id, gen_random_uuid(), 'import', $1::timestamptz, customer_id,
-                '{redeemed,opening}'::text[], array[redemption_id, program_id], array[points - reversed, reversed - points]
-            from redemption where points > reversed""",
-            stream.clock,
-        )
-    return model
 
 
 async def serve(desk: Desk, stream: streams.Stream, steps: list[Step], size: Random | int) -> Run:
@@ -184,7 +145,7 @@ def model_run(model: Model, stream: streams.Stream, steps: list[Step]) -> list[D
             offset = offsets[record.kind]
             offsets[record.kind] += 1
             place = f"{record.kind}/0/{offset}@{FIRST_TIMESTAMP_MS + offset}"
-            data = json.loads(streams.to_json(record.data), parse_float=streams.Number, parse_int=streams.Number)
+            data = json.loads(streams.to_json(record.data), parse_float=Number, parse_int=Number)
             decided += model.take(record.kind, data, place=place, now=now, ce=record.ce)
         now += step.seconds * SECOND
         if step.due:
@@ -203,12 +164,6 @@ def differing(ours: dict[str, list[Any]], theirs: dict[str, list[Any]]) -> dict[
     return found
 
 
-async def check_invariants(desk: Desk) -> None:
-    async with desk.pool.acquire() as connection:
-        broken = {finding.check.name: finding.broken async for finding in audit(connection, None, 3) if finding.count}
-    assert broken == {}
-
-
 @pytest.mark.parametrize("seed", range(8))
 async def test_a_stream_comes_to_what_the_model_says(desk: Desk, seed: int) -> None:
     stream = streams.sample(seed, customers=25, records=300)
@@ -222,7 +177,7 @@ async def test_a_stream_comes_to_what_the_model_says(desk: Desk, seed: int) -> N
         assert ours == theirs
     assert len(published) == len(decided)
     assert dead_letters(run) == sorted((place.split("@")[0], reason) for place, reason in model.dead)
-    await check_invariants(desk)
+    assert await desk.broken() == {}
     ours = {table: run.tables[table] for table in ("lot", "redemption")}
     theirs = {"lot": model.lots(), "redemption": model.redemptions()}
     assert differing(ours, {table: in_order(table, rows) for table, rows in theirs.items()}) == {}
@@ -270,8 +225,3 @@ async def test_batches_equal_the_same_records_one_by_one(stack: Stack, template_
             (one.topic, one.key, one.headers) for one in singly.published
         ]
         assert differing(run.tables, singly.tables) == {}
-
-
-def test_the_streams_clock_is_a_moment_like_any() -> None:
-    """The steps move it on: what is due at a deadline is due in the model and in the service."""
-    assert datetime(2026, 11, 20, 1, 30, 2, 123456, tzinfo=UTC) == streams.CLOCK

@@ -156,7 +156,7 @@ class TestAnotherRecordWithTheSameKey:
 
     async def test_existing_is_kept_for_good_and_as_it_was_published(self, desk: Desk) -> None:
         await desk.bought("R-1", 100)
-        completed = await desk.ask(**ASK, reason="“größer” \u0394 😀 \\ \" </script>")
+        completed = await desk.ask(**ASK, reason='“größer” \u0394 😀 \\ " </script>')
         desk.set_clock(NOW + 4000 * DAY)
         await desk.pool.execute("update customer set status = 'fraud'")
         await desk.pool.execute("update program set live = false")

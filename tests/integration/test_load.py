@@ -215,7 +215,7 @@ async def test_what_was_given_back_before_the_import_is_not_given_back_again(des
 
 
 WHOLE = (
-    org(), program(decimals=2), program("vip", expiredLots={"policy": "extend", "graceDays": 5}),
+    org(), program(decimals=2, default=True), program("vip", expiredLots={"policy": "extend", "graceDays": 5}),
     customer(identifiers=[phone("91234567")], status="active"), reward("W", maxTotal=3, redeemedCount=3, status="OUT_OF_STOCK"),
     lot("A", "100", remaining="0", expiresAt=SPRING), lot("B", "60", remaining="20"),
     redemption("R", "140", ("A", "100"), ("B", "40"), orderId="SO"),
@@ -380,24 +380,31 @@ FAULTY = {
         (lot("L", "9", remaining="5"), redemption("Q", "3", ("L", "3")), redemption("R", "5", ("L", "5"))),
         "lots[0].points", "lot L was issued with 9 points and holds 5, so that 4 can have been taken from it, not 8",
     ),
-    "a redemption with other points": Faulty((redemption("R", "5"), redemption("R", "6")), "points", "another points (5, here 6)"),
-    "a redemption of another order": Faulty((redemption("R", "5"), redemption("R", "5", orderId="SO")), "orderId", "(none, here SO)"),
+    "a redemption with other points": Faulty(
+        (redemption("R", "5"), redemption("R", "6")), "points", "another points (5, here 6)"
+    ),
+    "a redemption of another order": Faulty(
+        (redemption("R", "5"), redemption("R", "5", orderId="SO")), "orderId", "(none, here SO)"
+    ),
     "a redemption of other lots": Faulty(
         (lot("L", "9", remaining="0"), redemption("R", "5", ("L", "5")), lot("M", "9", remaining="0"),
          redemption("R", "5", ("M", "5"))), "lots", "stands on line 2 with another lots",
     ),
-    "a redemption of another type": Faulty((redemption("R", "5"), redemption("R", "5", type="AMOUNT_BASED")), "type", "(RAW, here"),
+    "a redemption of another type": Faulty(
+        (redemption("R", "5"), redemption("R", "5", type="AMOUNT_BASED")), "type", "(RAW, here"
+    ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FAULTY)
-async def test_a_faulty_line_is_named_with_its_field(desk: Desk, loader: Loader, name: str) -> None:
-    case = FAULTY[name]
+async def test_a_faulty_line_is_named_with_its_field_and_nothing_is_booked(desk: Desk, loader: Loader) -> None:
     before = await desk.ledger()
-    summary = await loader.load(*case.lines)
-    assert [(fault.line, fault.field) for fault in summary.faults] == [(len(case.lines), case.field)], summary.faults
-    assert case.words in summary.faults[0].message
-    assert (summary.faulty_lines, summary.booked, summary.changed) == (1, False, {})
+    amiss = {}
+    for name, case in FAULTY.items():  # nothing is booked, so that all of them can have one database
+        summary = await loader.load(*case.lines)
+        told = [(fault.line, fault.field) for fault in summary.faults]
+        if told != [(len(case.lines), case.field)] or case.words not in summary.faults[0].message or summary.booked:
+            amiss[name] = summary
+    assert amiss == {}
     assert await desk.ledger() == before
 
 
@@ -660,7 +667,7 @@ async def test_what_another_writes_meanwhile_is_seen_by_the_next_attempt(
 
     monkeypatch.setattr(bulk, "_check", crossed)
     summary = await loader.good(lot("NEW", "5"), redemption("NEW", "5"), customer(7, lockedUntil=SUMMER))
-    assert attempts == 4
+    assert attempts == 3  # the customer came in before the customers were looked up
     assert {name: count for name, count in summary.changed.items() if count} == {"customer": 1}
     rows = await desk.rows("select status, locked_until from customer where customer_id = 7")
     assert rows == [("fraud", datetime(2026, 7, 1, tzinfo=UTC))]

@@ -230,7 +230,9 @@ class TestExpiredLots:
         }
         assert [warning["name"] for warning in document["warnings"]] == ["expired_lot_extended"]
         assert await desk.held() == {"A": 0, "B": 60, "C": 40, new["lotId"]: 100}
-        statement = "select customer_id, program_id, points, expires_at, issued_at, restored_from from lot where lot_id = $1"
+        statement = (
+            "select customer_id, program_id, points, expires_at, issued_at, restored_from from lot where lot_id = $1"
+        )
         assert await desk.rows(statement, new["lotId"]) == [(CUSTOMER, "main", 100_000, NOW + 7 * DAY, NOW, "A")]
         assert document["balance"] == {"available": "200"}
 
@@ -284,9 +286,7 @@ class TestUnits:
         assert await desk.rows("select points, quantity from reversal order by sequence") == [(0, 1), (1_000, 1)]
 
     async def test_reward_stock_comes_back_and_never_below_zero(self, desk: Desk) -> None:
-        await desk.put(
-            "reward", org_id=ORG, reward_id="mug", max_total=5, redeemed_count=5, status="OUT_OF_STOCK"
-        )
+        await desk.put("reward", org_id=ORG, reward_id="mug", max_total=5, redeemed_count=5, status="OUT_OF_STOCK")
         await desk.put("reward", org_id=ORG, reward_id="bag", redeemed_count=1)
         await desk.bought("R-1", 10, type="UNIT_BASED", quantity=2, reward_id="mug")
         await desk.bought("R-2", 10, type="UNIT_BASED", quantity=4, reward_id="bag")
@@ -327,9 +327,7 @@ class TestFeeds:
             {"customerId": 7, "identifiers": [{"type": "EMAIL", "value": " Ann@Example.com "}]},
         )
         await desk.take_in(ISSUES, {"customerId": 7, "lotId": "L-1", "points": "30.5"})
-        await desk.take_in(
-            REDEMPTIONS, {"customerId": 7, "redemptionId": "R-1", "orderId": "SO-1", "points": "12.25"}
-        )
+        await desk.take_in(REDEMPTIONS, {"customerId": 7, "redemptionId": "R-1", "orderId": "SO-1", "points": "12.25"})
         outcome = await desk.ask(orderId="SO-1", identifier={"type": "EMAIL", "value": "ann@example.com"})
         assert outcome.document["balance"] == {"available": "30.5"}
         assert await desk.rows("select type, lookup, value, customer_id from identifier") == [
@@ -349,9 +347,7 @@ class TestFeeds:
         await desk.lot("expired", 10, expires_at=NOW - 5 * DAY)
         await desk.lot("empty", 10, 0, expires_at=NOW + DAY)
         await desk.lot("elsewhere", 10, program_id="side", expires_at=NOW + DAY)
-        await desk.take_in(
-            REDEMPTIONS, {"customerId": CUSTOMER, "redemptionId": "R-1", "points": "45"}
-        )
+        await desk.take_in(REDEMPTIONS, {"customerId": CUSTOMER, "redemptionId": "R-1", "points": "45"})
         assert await desk.rows("select lot_ids, lot_points from redemption") == [
             (["issued-first", "B", "b", "late", "never-old"], [10_000, 10_000, 10_000, 10_000, 5_000])
         ]
@@ -441,7 +437,13 @@ class TestDeadLetters:
     async def test_a_batch_of_nothing_but_unreadable_records(self, desk: Desk) -> None:
         values = [b"{", b"[]", b'{"orderId": "SO-1"}', None, b"\xff"]
         dead = await desk.take_in(RETURNS, *values)
-        assert [one.header("dlq.reason") for one in dead] == ["not_json", "not_an_object", "no_org", "not_json", "not_json"]
+        assert [one.header("dlq.reason") for one in dead] == [
+            "not_json",
+            "not_an_object",
+            "no_org",
+            "not_json",
+            "not_json",
+        ]
         assert [one.value for one in dead] == values
         assert {one.topic for one in dead} == {"order.returned.dlq"}
         assert await desk.counts(RETURNS) == {"taken": 5, "dead": 5}
@@ -456,7 +458,10 @@ class TestDeadLetters:
         own = [header for header in dead.headers if not header[0].startswith("dlq.")]
         assert own == [("x", b"\x00\xff"), ("x", b"again")]
         assert dead.header("dlq.message")
-        assert {name: dead.header(f"dlq.{name}") for name in ("reason", "topic", "partition", "offset", "timestamp", "group")} == {
+        assert {
+            name: dead.header(f"dlq.{name}")
+            for name in ("reason", "topic", "partition", "offset", "timestamp", "group")
+        } == {
             "reason": "malformed_feed",
             "topic": ISSUES,
             "partition": "3",

@@ -10,16 +10,18 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
+from zlib import crc32
 
 import asyncpg
 import pytest
 
-from service import pipeline
-from service.store import LaneLost, blames_a_record
+from service.store import LaneLost, Restart, blames_a_record, meets_another
+from tests import streams
 from tests.integration.desk import (
     COMPLETED,
     CUSTOMER,
     CUSTOMERS,
+    FAILED,
     ISSUES,
     NOW,
     ORG,
@@ -32,11 +34,14 @@ from tests.integration.desk import (
     Process,
     Published,
 )
+from tests.integration.imports import import_stream
 from tests.proxy import Proxy, proxy_before
 from tests.stack import eventually
 
 BLOCKED = """select count(*) from pg_stat_activity
     where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0"""
+RELEASABLE = """select count(*) from waiting w join redemption r on r.org_id = w.org_id
+    and (r.redemption_id = w.redemption_id or r.order_id = w.order_id)"""
 COMMIT = b"COMMIT;"
 COPY_REVERSAL = b'COPY "reversal"'
 PREPARE_REVERSAL = b'"journal_entry_id"'
@@ -55,13 +60,13 @@ async def proxy(database: str) -> AsyncIterator[Proxy]:
 def met(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     """The errors for which batches were run again (or not)."""
     errors: list[BaseException] = []
-    real = pipeline.meets_another
+    real = meets_another
 
     def noting(error: BaseException) -> bool:
         errors.append(error)
         return real(error)
 
-    monkeypatch.setattr(pipeline, "meets_another", noting)
+    monkeypatch.setattr("service.pipeline.meets_another", noting)
     return errors
 
 
@@ -229,7 +234,11 @@ class TestAFrozenOwner:
         first = {**ASK, "pointsToBeReversed": "1", "idempotencyKey": "K1"}
         partition = desk.send(RETURNS, *([first] if marker == COPY_REVERSAL else []))
         other = desk.send(RETURNS, {**ASK, "redemptionId": "R-2", "idempotencyKey": "K2"}, number=1)
-        frozen, waiting, new = await desk.start(proxy.url, **timeouts), desk.process, await desk.start(lock_timeout_ms=900)
+        frozen, waiting, new = (
+            await desk.start(proxy.url, **timeouts),
+            desk.process,
+            await desk.start(lock_timeout_ms=900),
+        )
         await frozen.serve(partition)  # what is prepared already is not prepared again
         await frozen.own(partition)
         desk.send(RETURNS, ASK)
@@ -432,7 +441,9 @@ class TestLocks:
         asks = []
         for number, reward_id in enumerate(("bag", "mug", "mug", "bag")):
             if number < 2:
-                await desk.put("reward", org_id=ORG, reward_id=reward_id, max_total=9, redeemed_count=9, status="OUT_OF_STOCK")
+                await desk.put(
+                    "reward", org_id=ORG, reward_id=reward_id, max_total=9, redeemed_count=9, status="OUT_OF_STOCK"
+                )
             units = {"type": "UNIT_BASED", "quantity": 3, "reward_id": reward_id}
             await desk.bought(f"R-{number}", 9, customer_id=number + 1, **units)
             asks.append({"redemptionId": f"R-{number}", "quantity": 1})
@@ -461,9 +472,7 @@ class TestLocks:
         assert [one.refusal for one in published] == ["customer_not_eligible"] * 2
         assert [one.document["sequence"] for one in published] == [8, 9]
 
-    async def test_an_identifier_changes_hands_while_a_return_waits(
-        self, desk: Desk, met: list[BaseException]
-    ) -> None:
+    async def test_an_identifier_changes_hands_while_a_return_waits(self, desk: Desk, met: list[BaseException]) -> None:
         """The return names somebody whom it did not lock: it is run again with that customer locked too."""
         await desk.bought("R-1", 100)
         phone = {"type": "PHONE", "value": "65"}
@@ -477,7 +486,7 @@ class TestLocks:
         [outcome] = await serving
         assert outcome.refusal == "customer_not_eligible"
         assert "another customer" in outcome.document["errors"][0]["message"]
-        assert [type(error) for error in met] == [pipeline.Restart]
+        assert [type(error) for error in met] == [Restart]
 
     async def test_a_redemption_is_booked_for_another_while_its_return_waits(
         self, desk: Desk, met: list[BaseException]
@@ -495,7 +504,7 @@ class TestLocks:
         refused, completed = await serving
         assert (refused.refusal, completed.topic) == ("customer_not_eligible", COMPLETED)
         assert [refused.document["sequence"], completed.document["sequence"]] == [1, 2]
-        assert [type(error) for error in met] == [pipeline.Restart]
+        assert [type(error) for error in met] == [Restart]
 
     async def test_the_customer_whom_a_return_names_comes_into_being_while_it_waits(
         self, desk: Desk, met: list[BaseException]
@@ -512,7 +521,7 @@ class TestLocks:
             await other.serve(desk.send(ISSUES, {"customerId": 7, "lotId": "L-1", "points": "50"}))
             await other.serve(desk.send(REDEMPTIONS, {"customerId": 7, "redemptionId": "R-2", "points": "50"}))
         assert [one.topic for one in await serving] == [COMPLETED, COMPLETED]
-        assert [type(error) for error in met] == [pipeline.Restart]
+        assert [type(error) for error in met] == [Restart]
 
     async def test_a_new_customers_points_come_while_its_redemption_begins_to_wait(self, desk: Desk) -> None:
         """Both create the customer; the one that applies nothing takes it back, and the other goes on."""
@@ -537,7 +546,9 @@ async def test_lanes_at_once_over_the_same_customers_and_rewards(desk: Desk) -> 
     random = Random(7)
     customers, units = range(1, 7), 12
     for reward_id in ("bag", "mug"):
-        await desk.put("reward", org_id=ORG, reward_id=reward_id, max_total=72, redeemed_count=72, status="OUT_OF_STOCK")
+        await desk.put(
+            "reward", org_id=ORG, reward_id=reward_id, max_total=72, redeemed_count=72, status="OUT_OF_STOCK"
+        )
     for number in customers:
         reward_id = random.choice(["bag", "mug"])
         unit_based = {"type": "UNIT_BASED", "quantity": units, "reward_id": reward_id}
@@ -568,6 +579,51 @@ async def test_lanes_at_once_over_the_same_customers_and_rewards(desk: Desk) -> 
     taken = await desk.rows("select reward_id, sum(reversed_quantity) from redemption where quantity > 0 group by 1")
     counts_left = dict(await desk.rows("select reward_id, redeemed_count from reward"))
     assert counts_left == {"bag": 72, "mug": 72} | {reward_id: 72 - back for reward_id, back in taken}
+
+
+async def work_off(desk: Desk, process: Process, partition: Partition, random: Random) -> None:
+    """Takes all of a partition in batches of any size, and looks at what waits every now and then."""
+    lane = await process.own(partition)
+    while lane.next_offset < len(partition.records):
+        await process.publish(partition, await process.take(partition, random.choice([1, 3, 10, 40])))
+        if random.random() < 0.3:
+            await process.publish(partition, await process.pipeline.take_due(lane))
+
+
+async def look_at_what_waits(desk: Desk) -> None:
+    for process in desk.processes:
+        for place in process.lanes:
+            await process.serve_due(desk.partitions[place])
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_stream_over_eight_lanes_at_once(desk: Desk, met: list[BaseException], seed: int) -> None:
+    """Few customers, all topics, two processes: whatever the order, every record ends once and every sum is right."""
+    random = Random(seed)
+    stream = streams.sample(seed, customers=4, records=300)
+    await import_stream(desk, stream)
+    for record in stream.records:
+        key, value, headers = streams.encode(record)
+        number = crc32(key) % 2 if random.random() < 0.8 else random.randint(0, 1)
+        desk.partition(record.kind, number).append(value, key=key, headers=headers)
+    await desk.start()
+    partitions = list(desk.partitions.values())
+    owners = [desk.processes[index % 2] for index in range(len(partitions))]
+    await asyncio.gather(
+        *(work_off(desk, owner, partition, random) for owner, partition in zip(owners, partitions, strict=True))
+    )
+    await look_at_what_waits(desk)
+    assert await desk.value(RELEASABLE) == 0
+    assert await desk.broken() == {}
+    assert await desk.value("select sum(taken) from lane") == len(stream.records)
+    desk.set_clock(stream.clock + 5000 * SECOND)
+    await look_at_what_waits(desk)
+    assert await desk.waiting() == []
+    published = [one for process in desk.processes for one in process.published]
+    outcomes = [one for one in published if one.topic in (COMPLETED, FAILED)]
+    assert len({one.header("ce_id") for one in outcomes}) == len(outcomes)
+    assert [one for one in published if one.header("dlq.reason") == "decision_raised"] == []
+    assert {type(error) for error in met} <= {Restart, asyncpg.UniqueViolationError}, "no deadlock"
 
 
 async def test_identifiers_are_exchanged_on_two_lanes(desk: Desk) -> None:

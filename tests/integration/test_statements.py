@@ -256,7 +256,9 @@ class TestStatements:
         arguments = STATEMENTS["move_lane"][0]
         assert await connection.execute(sql("move_lane"), 1, 2, *arguments[2:]) == "UPDATE 0"
         assert await connection.execute(sql("move_lane"), *arguments) == "UPDATE 1"
-        row = await connection.fetchrow("select next_offset, high_offset, last_offset, taken, dead from lane where lane_id = 1")
+        row = await connection.fetchrow(
+            "select next_offset, high_offset, last_offset, taken, dead from lane where lane_id = 1"
+        )
         assert row is not None
         assert tuple(row) == (5, 5, 4, 3, 1)
 

@@ -195,9 +195,9 @@ class TestParkedReturns:
         assert outcome.header("ce_id") == str(returns.records[0].outcome_id)
         assert outcome.document["createdAt"] == "2026-11-20T01:30:03.123456Z"
         assert outcome.document["balance"] == {"available": "30"}
-        assert await desk.rows("select l.topic, l.partition, r.record_offset from reversal r join lane l using (lane_id)") == [
-            (RETURNS, 2, 0)
-        ]
+        assert await desk.rows(
+            "select l.topic, l.partition, r.record_offset from reversal r join lane l using (lane_id)"
+        ) == [(RETURNS, 2, 0)]
         assert await desk.counts(RETURNS, 2) == {"taken": 1, "completed": 1}
         assert await desk.counts(REDEMPTIONS) == {"taken": 1, "booked": 1}
 
