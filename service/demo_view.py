@@ -82,7 +82,7 @@ class View:
 
     def say(self, text: str) -> None:
         """A line about what goes on."""
-        self.err.print(Text(text), soft_wrap=True)
+        self.err.print(Text(text), soft_wrap=not self.err.is_terminal)
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:

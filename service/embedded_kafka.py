@@ -40,10 +40,7 @@ OLDEST_JAVA = 17
 DOWNLOADS_AT_ONCE = 6
 DOWNLOAD_TRIES = 3
 DOWNLOAD_TIMEOUT_SECONDS = 30
-# Java before 25 knows nothing of the cache (JEP 514) and is to ignore its options.
-JAVA_OPTIONS = (
-    "-Xmx512m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Djava.awt.headless=true", "-XX:+IgnoreUnrecognizedVMOptions",
-)  # fmt: skip
+JAVA_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Djava.awt.headless=true")
 RECORDING = "recording.aot"
 TERMINATED = 128 + signal.SIGTERM  # the exit code of a Java that ended in order
 
@@ -129,6 +126,8 @@ class EmbeddedKafka(Server):
     def stop(self) -> None:
         """Ends the node in order. Java's first time with these jars also leaves a cache, which takes some seconds."""
         child, recording = self._child, self.directory / RECORDING
+        if child is not None and self._recording() and self._progress is not None:
+            self._progress("Kafka keeps what makes its later starts quick, once")
         super().stop()
         # A Java that was killed over it may have left half a cache.
         if self._warm is not None and child is not None and child.exit_code == TERMINATED and recording.exists():
@@ -197,6 +196,7 @@ class EmbeddedKafka(Server):
         return [
             self._java,
             *JAVA_OPTIONS,
+            "-XX:+IgnoreUnrecognizedVMOptions",  # Java before 25 knows nothing of the cache (JEP 514)
             *([f"-XX:AOTCache={self._warm}"] if self._warm is not None and self._warm.exists() else []),
             *options,
             f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}",
@@ -382,7 +382,7 @@ def _maven_repository() -> Path:
 
 
 def _cache_of(java: Path, jars: Iterable[Path]) -> Path | None:
-    """Where Java's cache for these very files lies: of others Java would not take it. None: there is no place for it."""
+    """Where Java's cache for these very files lies: of others Java would not take it. None: no place for it."""
     names = "".join(f"{path}@{path.stat().st_mtime_ns};" for path in (java, *jars))
     name = f"kafka-{KAFKA_VERSION}-{hashlib.sha256(names.encode()).hexdigest()[:16]}.aot"
     try:

@@ -206,6 +206,7 @@ class Pipeline:
             customers=work.locked,
             clock=self.settings.test_clock,
             release_records=0 if work.bare else self.settings.release_records,
+            divisible=len(work.records) > 1,
             max_record_bytes=self.settings.max_record_bytes,
         )
         return Batch(ledger, lane.lane_id, self.settings.feed_wait_seconds, self.new_id), created

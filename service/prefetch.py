@@ -32,7 +32,7 @@ from service.records import (
     Record,
     Return,
 )
-from service.store import Connection, Restart, columns, sql
+from service.store import Connection, Crowded, Restart, columns, sql
 
 LARGEST_ID = 2**63 - 1
 
@@ -118,12 +118,14 @@ async def prefetch(
     customers: set[CustomerId],
     clock: datetime | None,
     release_records: int,
+    divisible: bool,
     max_record_bytes: int,
 ) -> tuple[Ledger, set[CustomerId]]:
     """Lock and load; returns the ledger and the customers that this transaction created.
 
     `due`: waiting records that the batch is about too; `customers`: to be locked besides; `clock`: a frozen decision
-    moment. Raises Restart when, under the lock, the batch turns out to be about customers that it did not lock.
+    moment. Raises Restart when, under the lock, the batch turns out to be about customers that it did not lock; and
+    Crowded when `release_records` would leave waiting records out of a batch that is `divisible`.
     """
     needs = Needs()
     for message in [*messages, *(waiting.message for waiting in due)]:
@@ -136,7 +138,9 @@ async def prefetch(
         created = {(row[0], row[1]) for row in rows}
     locked = await connection.fetch(sql("lock_customers"), *columns(asked, 2)) if asked else []
 
-    waiting = await _load_waiting(connection, needs, due, locked, release_records, max_record_bytes)
+    waiting, left_out = await _load_waiting(connection, needs, due, locked, release_records, max_record_bytes)
+    if left_out and divisible:
+        raise Crowded(f"more than {release_records} waiting records may be set free")
     for one in waiting:
         needs.add(one.message)
     ledger = await _load_orgs(connection, needs, clock)
@@ -165,16 +169,18 @@ async def _load_waiting(
     locked: list[Any],
     limit: int,
     max_record_bytes: int,
-) -> list[Waiting]:
+) -> tuple[list[Waiting], bool]:
     """The waiting feed records of the customers, and the waiting returns of redemptions that may be booked: those of
-    the batch, then those of the waiting feed records just found."""
+    the batch, then those of the waiting feed records just found; and whether the limit may have left some out."""
     customers = {(row["org_id"], row["customer_id"]) for row in locked} | needs.mentioned
     found = {waiting.record.place: waiting for waiting in due}
     redemptions, orders = set(needs.booked_redemptions), set(needs.booked_orders)
+    left_out = False
     while customers or redemptions or orders:
         rows = await connection.fetch(
             sql("load_waiting"), *columns(customers, 2), *columns(redemptions, 2), *columns(orders, 2), limit
         )
+        left_out = left_out or len(rows) == limit
         more = Needs()
         for waiting in (read_waiting(row, max_record_bytes) for row in rows):
             if waiting.record.place not in found:
@@ -182,7 +188,7 @@ async def _load_waiting(
                 more.add(waiting.message)
         customers = set()
         redemptions, orders = more.booked_redemptions - redemptions, more.booked_orders - orders
-    return sorted(found.values(), key=_age)
+    return sorted(found.values(), key=_age), left_out
 
 
 def _age(waiting: Waiting) -> tuple[datetime, str, int, int]:

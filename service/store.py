@@ -24,6 +24,10 @@ class Restart(Exception):
         self.customers = set(customers)
 
 
+class Crowded(Exception):
+    """More waiting records could be set free than one transaction takes up: a smaller batch is to be tried."""
+
+
 class LaneLost(Exception):
     """Another process owns the lane now, or its stored offset is not where this process thinks."""
 

@@ -145,10 +145,16 @@ def list_parked(
         table.add_column(column, overflow="fold")
     for one in found:
         place = f"{one['topic']}/{one['partition']}@{one['offset']}"
-        table.add_row(place, one["kind"], str(one["orgId"]), escape(one["waitsFor"]), one["parkedAt"], one["deadline"])
+        table.add_row(place, one["kind"], str(one["orgId"]), escape(_awaited(one)), one["parkedAt"], one["deadline"])
     out.print(table if found else "nothing waits")
     if count > len(found):
         out.print(f"… and {count - len(found):,} more")
+
+
+def _awaited(one: dict[str, Any]) -> str:
+    if one["redemptionId"] is not None:
+        return f"redemption {one['redemptionId']}"
+    return f"order {one['orderId']}" if one["orderId"] is not None else str(one["waitsFor"])
 
 
 Topic = Annotated[

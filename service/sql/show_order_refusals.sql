@@ -7,4 +7,4 @@ from (
     select * from refusal f where f.org_id = $1 and f.redemption_id = any ($3::text[])
 ) as f
 join lane l on l.lane_id = f.lane_id
-order by f.failed_at, f.sequence, l.topic, l.partition, f.record_offset
+order by f.failed_at, l.topic, l.partition, f.record_offset

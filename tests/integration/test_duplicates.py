@@ -192,6 +192,19 @@ class TestTheSameKafkaRecordAgain:
         ]
         assert (lane.next_offset, await desk.outbox()) == (3, 0)
 
+    async def test_in_an_outbox_of_many_pages_is_published_in_order(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("service.lane.PAGE", 2)
+        await desk.bought("R-1", 100)
+        asks = [{**ASK, "pointsToBeReversed": "1", "idempotencyKey": f"K{number}"} for number in range(5)]
+        partition = desk.send(RETURNS, *asks)
+        await desk.process.take(partition)
+        process = await desk.restart()
+        await process.own(partition)
+        keys = [one.document["idempotencyKey"] for one in process.published]
+        assert keys == ["K0", "K1", "K2", "K3", "K4"]
+
     async def test_after_a_death_before_the_acknowledgement_comes_again_byte_for_byte(self, desk: Desk) -> None:
         await desk.bought("R-1", 100)
         partition = desk.send(RETURNS, ASK, OTHER)

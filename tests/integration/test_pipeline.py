@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.commit import end
 from service.headers import read
 from service.records import DeadLetterReason, Unreadable
 from tests.integration.desk import (
@@ -529,6 +530,17 @@ async def test_a_lane_counts_each_record_once(desk: Desk) -> None:
     statement = "select next_offset, high_offset, last_offset, last_timestamp_ms, owner, epoch from lane"
     last = partition.records[-1]
     assert await desk.rows(statement) == [(4, 4, 3, last.timestamp_ms, "test", 1)]
+
+
+async def test_a_batch_tells_what_it_came_to(desk: Desk) -> None:
+    """For the log and the metrics."""
+    await desk.bought("R-1", 10)
+    partition = desk.send(RETURNS, {"redemptionId": "R-1"}, b"{", {"redemptionId": "R-9"})
+    [taken] = await desk.process.take(partition)
+    assert (taken.records, taken.newest_ms, taken.faults) == (3, partition.records[-1].timestamp_ms, [])
+    assert [end(settled) for settled in taken.settled] == ["completed", "dead", "failed"]
+    assert taken.seconds.keys() == {"decode", "fence", "load", "decide", "write", "commit"}
+    assert min(taken.seconds.values()) > 0
 
 
 async def test_offsets_that_the_log_leaves_out_are_passed_over(desk: Desk) -> None:

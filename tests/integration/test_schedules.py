@@ -459,6 +459,17 @@ class TestLocks:
         assert await desk.rows(statement) == [("bag", 7, "ACTIVE"), ("mug", 7, "ACTIVE")]
         assert met == []
 
+    async def test_a_customer_held_for_too_long_only_delays(self, desk: Desk) -> None:
+        await desk.bought("R-1", 100)
+        partition = desk.send(RETURNS, ASK)
+        process = await desk.start(lock_timeout_ms=100)
+        await process.own(partition)
+        async with holding_customer(desk, CUSTOMER):
+            error = await fault_of(begin(process.serve(partition)))
+            assert isinstance(error, asyncpg.LockNotAvailableError)
+        assert [one.topic for one in await process.serve(partition)] == [COMPLETED]
+        assert await desk.counts(RETURNS) == {"taken": 1, "completed": 1}
+
     async def test_a_customer_is_read_as_it_is_once_the_lock_is_had(self, desk: Desk) -> None:
         """Not as it was when the batch began to wait."""
         await desk.bought("R-1", 100)

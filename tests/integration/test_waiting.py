@@ -167,6 +167,28 @@ class TestFeedRecords:
         assert len(await desk.process.serve_due(desk.partition(REDEMPTIONS))) == 1
         assert desk.process.lanes[REDEMPTIONS, 0].waiting == 0
 
+    async def test_a_batch_that_frees_more_than_one_transaction_takes_up_is_divided(self, desk: Desk) -> None:
+        """What is left out would wait for its deadline, though its points are there."""
+        process = await desk.start(release_records=2)
+        customers = range(1, 7)
+        redemptions = [redeem(f"R-{number}", 5, customerId=number) for number in customers]
+        await process.serve(desk.send(REDEMPTIONS, *redemptions))
+        issues = desk.send(ISSUES, *(issue(f"L-{number}", 5, customerId=number) for number in customers))
+        await process.serve(issues)
+        assert await desk.waiting() == []
+        assert set((await desk.held()).values()) == {0}
+        assert await desk.counts(ISSUES) == {"taken": 6, "booked": 6}
+        assert await desk.counts(REDEMPTIONS) == {"taken": 6, "booked": 6}
+
+    async def test_one_that_cannot_be_read_any_more_goes_to_the_dead_letters(self, desk: Desk) -> None:
+        await desk.take_in(REDEMPTIONS, redeem("R-1", 30))
+        await desk.pool.execute("update waiting set value = '[]'")
+        desk.set_clock(NOW + 5 * MINUTE)
+        [dead] = await desk.process.serve_due(desk.partition(REDEMPTIONS))
+        assert (dead.header("dlq.reason"), dead.value) == ("not_an_object", b"[]")
+        assert await desk.waiting() == []
+        assert await desk.counts(REDEMPTIONS) == {"taken": 1, "dead": 1}
+
     async def test_they_survive_a_restart(self, desk: Desk) -> None:
         await desk.take_in(REDEMPTIONS, redeem("R-1", 30))
         process = await desk.restart()
