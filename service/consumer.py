@@ -220,6 +220,7 @@ class Worker:
         except OffsetOutOfRangeError:
             await self._out_of_range(lane)
         self._seek(lane.next_offset)
+        log.info("lane.owned", lane=self.name, epoch=lane.epoch, offset=lane.next_offset, drained=lane.drained)
         self.stopped = None
         self.waiting_since = None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -85,8 +86,11 @@ class Selection:
         return [names.get(self.topic, self.topic)]
 
 
-async def dead_letters(settings: Settings, selection: Selection, latest: int | None) -> AsyncIterator[DeadLetter]:
-    """The dead letters that lie there now, partition by partition; of each only the `latest` (None: all)."""
+async def dead_letters(settings: Settings, selection: Selection, latest: int | None) -> AsyncGenerator[DeadLetter]:
+    """The dead letters that lie there now, partition by partition; of each only the `latest` (None: all).
+
+    To be closed by who does not read it to its end: it holds a connection.
+    """
     found = await partitions_of(settings, selection.topics(settings))
     partitions = [one for some in found.values() for one in some if selection.partition in (None, one.partition)]
     async with reader(settings) as consumer:
@@ -136,8 +140,9 @@ async def _records(
 
 async def dead_letter(settings: Settings, topic: str, partition: int, offset: int) -> DeadLetter:
     """One dead letter. Raises Wrong where there is none."""
-    async for letter in dead_letters(settings, Selection(topic, partition, offset), None):
-        return letter
+    async with aclosing(dead_letters(settings, Selection(topic, partition, offset), None)) as letters:
+        async for letter in letters:
+            return letter
     raise Wrong(f"there is no dead letter of {topic} at partition {partition}, offset {offset}")
 
 

@@ -127,14 +127,12 @@ async def own(pool: asyncpg.Pool, publisher: Publisher, topic: str, partition: i
         position=row["epoch"] << 32,  # above every position of an earlier epoch
     )
     reach("owned")
-    drained = 0
     while rows := await pool.fetch(sql("load_outbox"), lane.lane_id, lane.acknowledged, PAGE):
         await publisher.publish(_stored(row) for row in rows)
         lane.acknowledged = rows[-1]["position"]
-        drained += len(rows)
+        lane.drained += len(rows)
     reach("drained")
     await clear(pool, lane)
-    log.info("lane.owned", lane=f"{topic}/{partition}", epoch=lane.epoch, offset=lane.next_offset, drained=drained)
     return lane
 
 

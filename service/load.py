@@ -32,7 +32,7 @@ from service.failures import Misused, Wrong
 from service.load_lines import KINDS, LINE_BYTES, read_lines
 from service.store import Connection, sql
 
-CHUNK_LINES = 5_000  # staged at once; about a MB
+CHUNK_LINES, CHUNK_BYTES = 5_000, 4 * 1024 * 1024  # most that is staged at once; bounds memory
 READERS = min(4, os.cpu_count() or 1)  # reading a line takes about as long as Postgres needs to book four
 ALONE_BYTES = 16 * 1024 * 1024  # a smaller file is read sooner than processes are started for it
 LOAD_LOCK = 0x6C6F6164  # "load": one load writes at a time
@@ -109,8 +109,8 @@ async def load(
                 ) from error
         except asyncpg.LockNotAvailableError:
             raise Wrong(
-                f"customers of the file, or another load, stayed locked for {LOCK_SECONDS} s; nothing was booked; look "
-                f"at pg_stat_activity for a hanging transaction, then load again"
+                f"customers of the file stayed locked for {LOCK_SECONDS} s; nothing was booked; look at "
+                f"pg_stat_activity for a hanging transaction, then load again"
             ) from None
     summary.seconds = time.monotonic() - started
     return summary
@@ -144,10 +144,10 @@ async def _stage(connection: Connection, path: Path, progress: Progress) -> int:
     with path.open("rb", buffering=1024 * 1024) as file, contextlib.ExitStack() as ending:
         size = os.fstat(file.fileno()).st_size
         pool = ending.enter_context(_readers()) if size > ALONE_BYTES else None
-        lines = lines_of(file)
+        pieces = _pieces(lines_of(file))
         ahead: deque[Awaitable[dict[str, bytes]]] = deque()
         while True:
-            while len(ahead) <= READERS and (piece := list(itertools.islice(lines, CHUNK_LINES))):
+            for piece in itertools.islice(pieces, READERS + 1 - len(ahead)):
                 count += len(piece)
                 ahead.append(asyncio.get_running_loop().run_in_executor(pool, read_lines, piece))
             if not ahead:
@@ -157,6 +157,20 @@ async def _stage(connection: Connection, path: Path, progress: Progress) -> int:
     for kind in STAGED:
         await connection.execute(f"analyze staged_{kind}")
     return count
+
+
+def _pieces(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """The lines by as many as are staged at once, fewer where they are long."""
+    piece: list[tuple[int, bytes]] = []
+    size = 0
+    for line in lines:
+        piece.append(line)
+        size += len(line[1])
+        if len(piece) >= CHUNK_LINES or size >= CHUNK_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def _readers() -> ProcessPoolExecutor:
@@ -206,9 +220,10 @@ async def _book(
     """Check and write everything in one transaction; where lines are faulty and may not be, roll it back."""
     try:
         async with connection.transaction():
+            progress("wait for another load", 0, 0)
+            await connection.execute("select pg_advisory_xact_lock($1)", LOAD_LOCK)
             await connection.execute(f"set local work_mem = {WORK_MEM_KIB:d}")
             await connection.execute(f"set local lock_timeout = {LOCK_SECONDS * 1000:d}")
-            await connection.execute("select pg_advisory_xact_lock($1)", LOAD_LOCK)
             changed = await _write_rules(connection)
             progress("check", 0, 0)
             await _check(connection)

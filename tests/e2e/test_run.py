@@ -338,13 +338,14 @@ async def test_it_waits_for_the_schema_and_the_topics_and_goes_on_by_itself(stac
     with site(stack, None, topics=False) as place:
         service = place.start()
         line = await service.says("service.waiting", server="Postgres")
-        assert "migrate" in line["reason"]
+        assert "`points-reversal migrate`" in line["reason"]
         await eventually(lambda: service.get("/readyz")[0] == 503)
-        assert "migrate" in service.get("/readyz")[1]
+        assert line["reason"] in service.get("/readyz")[1]
         assert service.get("/livez")[0] == 200
         await migrate(place.database_url)
         line = await service.says("service.waiting", server="Kafka")
-        assert place.topic("order_returned") in line["reason"] or "topics" in line["reason"]
+        assert all(topic in line["reason"] for topic in [*place.topics.inputs(), *place.outputs])
+        assert "`points-reversal topics`" in line["reason"]
         assert service.get("/readyz")[0] == 503
         await place.load(shop(customers=1))
         place.create_topics()

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
+from typer.testing import CliRunner, Result
 
 from service import load_lines
+from service.cli import app
 from service.failures import Misused
 from service.load import LineFault, Summary, load
 from tests.integration.desk import CUSTOMER, CUSTOMERS, ISSUES, NOW, ORG, REDEMPTIONS, Data, Desk
@@ -70,9 +72,8 @@ class Loader:
         self.path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines))
 
     async def load(self, *lines: Line, **options: Any) -> Summary:
-        """What becomes of the lines; they must leave a sound staging for the next load on another session."""
+        """What becomes of the lines."""
         await asyncio.to_thread(self.write, *lines)
-        await self.connection.execute("discard temp")
         return await load(self.connection, self.path, **options)
 
     async def good(self, *lines: Line, **options: Any) -> Summary:
@@ -685,3 +686,42 @@ async def test_two_loads_at_once_are_one_after_the_other(desk: Desk, loader: Loa
     assert all(summary.booked for summary in summaries)
     assert sorted(summary.changed["lot"] for summary in summaries) == [0, 0, 2]
     assert sorted(summary.changed["customer"] for summary in summaries) == [0, 0, 201]
+
+
+# The command
+
+
+async def command(desk: Desk, *words: str) -> Result:
+    """The command line; it has an event loop of its own."""
+    runner = CliRunner(env={"REVERSAL_DATABASE_URL": desk.database_url, "COLUMNS": "200"})
+    return await asyncio.to_thread(runner.invoke, app, ["load", *words], catch_exceptions=False)
+
+
+async def test_the_command_tells_what_became_of_the_file(desk: Desk, loader: Loader) -> None:
+    loader.write(*WHOLE)
+    first = await command(desk, str(loader.path))
+    assert first.exit_code == 0
+    assert "added or changed: 2 programs, 1 customers, 1 identifiers, 1 rewards, 2 lots, 2 redemptions" in first.stdout
+    again = await command(desk, str(loader.path), "--json")
+    assert (again.exit_code, again.stdout.count("\n")) == (0, 1)
+    document = json.loads(again.stdout)
+    assert document["booked"] is True
+    assert set(document["changed"].values()) == {0}
+    assert (document["lines"], document["faultyLines"], document["faults"]) == (len(WHOLE), 0, [])
+
+
+async def test_the_command_names_faults_and_exits_1(desk: Desk, loader: Loader) -> None:
+    loader.write(lot("A", "1"), *(lot(f"B-{number}", "0") for number in range(30)))
+    refused = await command(desk, str(loader.path), "--faults", "2")
+    assert refused.exit_code == 1
+    assert refused.stdout.splitlines() == [
+        "line 2: points must be more than zero",
+        "line 3: points must be more than zero",
+        "… and 28 more faulty lines",
+        "nothing was booked: 30 of 31 lines are faulty; mend them, or book the others with --keep-going FILE",
+    ]
+    kept = await command(desk, str(loader.path), "--faults", "0", "--keep-going", str(loader.rejected))
+    assert kept.exit_code == 1
+    assert f"30 faulty lines are in {loader.rejected}" in kept.stdout
+    assert len(loader.rejected.read_text().splitlines()) == 30
+    assert await loader.rows("select lot_id from lot") == [("A",)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +212,16 @@ def test_misuse_is_2_and_told(command: str, words: str, lines: str) -> None:
     result = call(*command.replace("LINES", lines).split())
     assert result.exit_code == 2
     assert words in re.sub(r"[\s│]+", " ", result.stderr)
+
+
+def test_a_port_that_is_taken_is_2_and_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = [sys.executable, "-m", "service", "run", "--http-port", str(port)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port} cannot be listened on" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_it_is_also_a_module() -> None:
