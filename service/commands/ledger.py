@@ -123,7 +123,7 @@ def _print_summary(summary: Summary) -> None:
         out.print(f"line {fault.line}: {escape(fault.message)}", soft_wrap=True)
     unnamed = summary.faulty_lines - len({fault.line for fault in summary.faults})
     if unnamed > 0:
-        out.print(f"… and {unnamed:,} more faulty lines")
+        out.print(f"… and {unnamed:,} more faulty line{'' if unnamed == 1 else 's'}")
     if not summary.booked:
         out.print(
             f"nothing was booked: {summary.faulty_lines:,} of {summary.lines:,} lines are faulty; mend them, or book "
@@ -131,7 +131,9 @@ def _print_summary(summary: Summary) -> None:
             soft_wrap=True,
         )
         return
-    changed = ", ".join(f"{count:,} {kind}s" for kind, count in summary.changed.items() if count)
+    changed = ", ".join(
+        f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in summary.changed.items() if count
+    )
     rate = summary.lines / summary.seconds if summary.seconds else 0
     out.print(
         f"{summary.lines:,} lines in {summary.seconds:.1f} s ({rate:,.0f}/s); added or changed: {changed or 'nothing'}",

@@ -153,12 +153,12 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], em
     if not rows:
         out.print(f"\n[bold]{title}[/]: {empty}")
         return
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
     for row in rows:
         table.add_row(*("–" if value is None else escape(str(value)) for value in row))
-    out.print()
+    out.print(f"\n[bold]{title}[/]")
     out.print(table)
 
 
@@ -215,7 +215,8 @@ def _print_redemption(document: Document) -> None:
 
 
 def _print_order(document: Document) -> None:
-    out.print(f"[bold]order[/] {escape(document['orderId'])}: {len(document['redemptions'])} redemptions")
+    count = len(document["redemptions"])
+    out.print(f"[bold]order[/] {escape(document['orderId'])}: {count} redemption{'' if count == 1 else 's'}")
     for one in document["redemptions"]:
         out.print()
         _print_redemption({**one, "refusals": []})

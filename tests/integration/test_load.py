@@ -701,7 +701,7 @@ async def test_the_command_tells_what_became_of_the_file(desk: Desk, loader: Loa
     loader.write(*WHOLE)
     first = await command(desk, str(loader.path))
     assert first.exit_code == 0
-    assert "added or changed: 2 programs, 1 customers, 1 identifiers, 1 rewards, 2 lots, 2 redemptions" in first.stdout
+    assert "added or changed: 2 programs, 1 customer, 1 identifier, 1 reward, 2 lots, 2 redemptions" in first.stdout
     again = await command(desk, str(loader.path), "--json")
     assert (again.exit_code, again.stdout.count("\n")) == (0, 1)
     document = json.loads(again.stdout)

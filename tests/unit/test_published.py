@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from service.errors import Code, Error
 from service.ledger import Entry, Redemption
-from service.outcomes import Completed, Part, Refused
-from service.outcomes import Notice
+from service.outcomes import Completed, Notice, Part, Refused
 from service.published import (
     CompletedBody,
     LotBody,
