@@ -6,9 +6,9 @@ PYTHON ?=
 STACK ?= auto
 # Further words for pytest, as in: make test PYTEST="-x -k duplicates"
 PYTEST ?=
-# The name of the container image, and further words for docker build, as in: make image BUILD="--network=host"
+# The name of the container image, and further words for docker build, as in: make image DOCKER_BUILD="--network=host"
 IMAGE ?= points-reversal:local
-BUILD ?=
+DOCKER_BUILD ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,10 +43,10 @@ schemas: $(PACKAGES) ## write schemas/ anew from the models
 	@$(BIN)/python -m service.schemas
 
 # What pip is told of its index here, the build is told too (deploy/README.md).
-image: ## build the container image (IMAGE=name:tag, BUILD="further words")
+image: ## build the container image (IMAGE=name:tag, DOCKER_BUILD="further words")
 	@if [ -n "$${PIP_CERT:-}" ]; then cp "$$PIP_CERT" deploy/pip/ca.pem; fi
 	docker build --file deploy/Dockerfile --tag $(IMAGE) \
-	  --build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_TRUSTED_HOST $(BUILD) .
+	  --build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_TRUSTED_HOST $(DOCKER_BUILD) .
 
 lock: ## write uv.lock anew from pyproject.toml (needs uv)
 	uv lock

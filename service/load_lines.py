@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Required
 
 import orjson
-from pydantic import PlainValidator, with_config
+from pydantic import PlainValidator, WithJsonSchema, with_config
 from typing_extensions import TypedDict
 
 from service import fields
@@ -26,11 +26,23 @@ from service.rules import contradictions
 LINE_BYTES = 16 * 1024 * 1024  # the largest redemption of 1,000 lots has about 1.2 MB
 DAYS = 365_000  # a thousand years: beyond it the calendar ends
 INTEGER = 2**31 - 1
-REWARD_STATUSES = ("ACTIVE", "OUT_OF_STOCK", "INACTIVE")
 
-Days = Annotated[int, PlainValidator(fields.whole_number(0, DAYS))]
-Count = Annotated[int, PlainValidator(fields.whole_number(0, INTEGER))]
-Total = Annotated[int, PlainValidator(fields.whole_number(0, fields.MAX_ID))]
+
+def _whole(low: int, high: int) -> tuple[PlainValidator, WithJsonSchema]:
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    return PlainValidator(fields.whole_number(low, high)), WithJsonSchema(schema)
+
+
+def _one_of(*names: str) -> tuple[PlainValidator, WithJsonSchema]:
+    return PlainValidator(fields.one_of(*names)), WithJsonSchema({"enum": list(names)})
+
+
+Days = Annotated[int, *_whole(0, DAYS)]
+Count = Annotated[int, *_whole(0, INTEGER)]
+Total = Annotated[int, *_whole(0, fields.MAX_ID)]
+Decimals = Annotated[int, *_whole(0, 3)]
+Policy = Annotated[str, *_one_of("keep", "extend")]
+RewardStatus = Annotated[str, *_one_of("ACTIVE", "OUT_OF_STOCK", "INACTIVE")]
 
 Row = tuple[Any, ...]
 Rows = list[tuple[str, Row]]  # each with its staging table's kind
@@ -56,7 +68,7 @@ class MaxReversals(TypedDict, total=False):
 class ExpiredLots(TypedDict, total=False):
     """What becomes of points that return to an expired lot."""
 
-    policy: Annotated[str, PlainValidator(fields.one_of("keep", "extend"))]
+    policy: Policy
     grace_days: Days
 
 
@@ -68,7 +80,7 @@ class ProgramLine(TypedDict, total=False):
     program_id: Required[fields.Text]
     default: fields.Flag
     live: fields.Flag
-    decimals: Annotated[int, PlainValidator(fields.whole_number(0, 3))]
+    decimals: Decimals
     reversal_allowed: fields.Flag
     allow_partial: fields.Flag
     reversal_window_days: Days
@@ -86,7 +98,7 @@ class RewardLine(TypedDict, total=False):
     reward_id: Required[fields.Text]
     max_total: Total
     redeemed_count: Total
-    status: Annotated[str, PlainValidator(fields.one_of(*REWARD_STATUSES))]
+    status: RewardStatus
 
 
 ORG, PROGRAM, REWARD = Shape(OrgLine), Shape(ProgramLine), Shape(RewardLine)
