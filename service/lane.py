@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.store import sql
 
 PAGE = 500  # outbox rows read at a time
+FROZEN_SECONDS = 4  # no batch takes so long; what it leaves undone is taken again
 CLOSE_SECONDS = 5  # a producer that was given up is closed in the background, for so long at most
 
 Publication = tuple[str, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
@@ -104,11 +105,13 @@ async def own(pool: asyncpg.Pool, publisher: Publisher, topic: str, partition: i
     """Become the lane's owner: fence every earlier one, then publish all that the outbox holds of it.
 
     The epoch is raised and committed first. That waits for an earlier owner's transaction under way, so that what it
-    commits is seen here, and nothing can be committed by it afterwards. One that lasts longer than the lock time-out is
+    commits is seen here, and nothing can be committed by it afterwards. One that lasts longer than FROZEN_SECONDS is
     of a frozen owner, and is ended.
     """
     try:
-        row = await pool.fetchrow(sql("own_lane"), topic, partition, owner)
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("select set_config('lock_timeout', $1, true)", f"{FROZEN_SECONDS}s")
+            row = await connection.fetchrow(sql("own_lane"), topic, partition, owner)
     except asyncpg.LockNotAvailableError:
         ended = await pool.fetchval(sql("end_owner"), topic, partition)
         log.warning("lane.freed", lane=f"{topic}/{partition}", sessions=ended)

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from service.failpoint import POINTS
+from service.failpoint import POINTS, arm
 from tests.process import Service, Site, site
 from tests.stack import Stack, eventually
 from tests.traffic import Traffic, send, verify
@@ -45,6 +45,12 @@ KILLS = {
 
 def test_every_failpoint_is_here() -> None:
     assert KILLS.keys() == POINTS.keys()
+
+
+@pytest.mark.parametrize("text", ["elsewhere:1", "committed:x", "committed:1:melt", "committed:1:freeze:more"])
+def test_an_unknown_failpoint_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        arm(text)
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if point != "revoked"])

@@ -240,6 +240,8 @@ class TestTheSameKafkaRecordAgain:
         await desk.reset(RETURNS, 0)
         desk.set_clock(NOW + DAY)
         process = await desk.restart()
+        await process.take(desk.partition(RETURNS), 2)
+        process = await desk.restart()  # on the way, too
         assert await process.serve(desk.partition(RETURNS)) == []
         assert (await desk.ledger(), await desk.sequence()) == before
         assert await desk.counts(RETURNS) == {"taken": 10, "completed": 2, "failed": 3, "repeated": 5}

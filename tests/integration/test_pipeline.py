@@ -76,6 +76,7 @@ async def test_asking_for_more_than_remains_names_what_remains(desk: Desk) -> No
 async def test_a_completed_outcome_is_the_contracts(desk: Desk) -> None:
     await worked_example(desk)
     await desk.lot("D", 1000)
+    await desk.lot("E", 7, expires_at=NOW)
     identifier = {"type": "PHONE", "value": "+65 9123-4567"}
     outcome = await desk.ask(
         orderId="SO-1881",

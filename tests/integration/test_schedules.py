@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from datetime import datetime
 from random import Random
 from typing import Any
 from zlib import crc32
@@ -353,19 +354,25 @@ class TestOneKeyOnTwoLanes:
     async def test_for_two_customers_is_claimed_by_one(self, desk: Desk, met: list[BaseException]) -> None:
         await desk.bought("R-1", 100)
         await desk.bought("R-2", 100, customer_id=7)
-        first, second = desk.send(RETURNS, ASK), desk.send(RETURNS, {**ASK, "redemptionId": "R-2"}, number=1)
+        theirs = {**ASK, "redemptionId": "R-2"}
+        first, second = (
+            desk.send(RETURNS, ASK),
+            desk.send(RETURNS, theirs, {**theirs, "idempotencyKey": "K2"}, number=1),
+        )
         other = await desk.start()
         await desk.process.own(first)
         await other.own(second)
         async with holding_writes(desk, "outbox"):
             winning = begin(desk.process.serve(first))
             await blocked(desk)
-            losing = begin(other.serve(second))
+            losing = begin(other.take(second))
             await blocked(desk, 2)
-        [completed], [reused] = await winning, await losing
-        assert (completed.topic, reused.refusal) == (COMPLETED, "idempotency_key_reused")
+        [completed], taken = await winning, await losing
+        assert len(taken) == 1, "run again whole: no record of it is to blame"
+        reused, last = await other.publish(second, taken)
+        assert [completed.topic, reused.refusal, last.topic] == [COMPLETED, "idempotency_key_reused", COMPLETED]
         assert reused.document["existing"] == completed.document
-        assert await desk.reversed() == {"R-1": 40, "R-2": 0}
+        assert await desk.reversed() == {"R-1": 40, "R-2": 40}
         assert [type(error) for error in met] == [asyncpg.UniqueViolationError]
 
     async def test_is_the_others_where_the_first_dies(self, desk: Desk, proxy: Proxy) -> None:
@@ -482,6 +489,18 @@ class TestLocks:
         published = await serving
         assert [one.refusal for one in published] == ["customer_not_eligible"] * 2
         assert [one.document["sequence"] for one in published] == [8, 9]
+
+    async def test_the_decision_moment_is_read_once_the_lock_is_had(self, desk: Desk) -> None:
+        desk.set_clock(None)
+        await desk.bought("R-1", 100)
+        partition = desk.send(RETURNS, ASK)
+        await desk.process.own(partition)
+        async with holding_customer(desk, CUSTOMER):
+            serving = begin(desk.process.serve(partition))
+            await blocked(desk)
+            waited = await desk.value("select clock_timestamp()")
+        [outcome] = await serving
+        assert datetime.fromisoformat(outcome.document["createdAt"]) > waited
 
     async def test_an_identifier_changes_hands_while_a_return_waits(self, desk: Desk, met: list[BaseException]) -> None:
         """The return names somebody whom it did not lock: it is run again with that customer locked too."""
