@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ EVENTS = {
     "producer.replaced": "a producer was given up after a failure",
     "library.said": "a library's own warning: its logger and message",
 }
+
+QUIET_SECONDS = 10.0  # a library's line is repeated at most this often
 
 EMAIL = re.compile(r"[^\s\"'=:,;<>()\[\]]+@[^\s\"'=:,;<>()\[\]]+")
 PHONE = re.compile(r"(?<![\w.:-])\+?\(?\d[\d\s().-]{5,}\d(?![\w:-])")
@@ -65,6 +68,25 @@ def said(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str
     return {**event, "event": "library.said", "logger": record.name, "message": str(event["event"])}
 
 
+class Seldom(logging.Filter):
+    """Lets a library say the same thing once in QUIET_SECONDS: aiokafka says it many times a second while Kafka is away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this one is said. Lines of one place in a library are the same thing, whatever their numbers."""
+        now = time.monotonic()
+        key = (record.name, str(record.msg))
+        if now - self._said.get(key, -QUIET_SECONDS) < QUIET_SECONDS:
+            return False
+        if len(self._said) > 1000:  # texts that are made anew each time must not fill the memory
+            self._said.clear()
+        self._said[key] = now
+        return True
+
+
 def set_up(level: str = "info", style: Literal["auto", "json", "console"] = "auto") -> None:
     """Configure structlog, and send the libraries' own warnings the same way."""
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
@@ -83,6 +105,7 @@ def set_up(level: str = "info", style: Literal["auto", "json", "console"] = "aut
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[said, *shared], processor=renderer))
+    handler.addFilter(Seldom())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
