@@ -29,20 +29,22 @@ with settled as (
     left join settled s using (lane_id)
     left join parked p using (lane_id)
     left join reversals v using (lane_id)
+), broken as materialized (
+    select c.lane_id as "laneId", c.topic, c.partition,
+        case
+            when c.topic is null then 'has records but is not there'
+            when c.completed <> c.reversals then format('%s completed, but it has %s reversals', c.completed, c.reversals)
+            else format(
+                '%s taken, but %s completed + %s failed + %s booked + %s unchanged + %s repeated + %s dead + %s waiting = %s',
+                c.taken, c.completed, c.failed, c.booked, c.unchanged, c.repeated, c.dead, c.waiting,
+                c.completed + c.failed + c.booked + c.unchanged + c.repeated + c.dead + c.waiting)
+        end as fault
+    from counted c
+    where c.topic is null
+        or c.completed <> c.reversals
+        or c.taken <> c.completed + c.failed + c.booked + c.unchanged + c.repeated + c.dead + c.waiting
 )
-select c.lane_id as "laneId", c.topic, c.partition,
-    case
-        when c.topic is null then 'has records but is not there'
-        when c.completed <> c.reversals then format('%s completed, but it has %s reversals', c.completed, c.reversals)
-        else format(
-            '%s taken, but %s completed + %s failed + %s booked + %s unchanged + %s repeated + %s dead + %s waiting = %s',
-            c.taken, c.completed, c.failed, c.booked, c.unchanged, c.repeated, c.dead, c.waiting,
-            c.completed + c.failed + c.booked + c.unchanged + c.repeated + c.dead + c.waiting)
-    end as fault,
-    count(*) over () as broken
-from counted c
-where c.topic is null
-    or c.completed <> c.reversals
-    or c.taken <> c.completed + c.failed + c.booked + c.unchanged + c.repeated + c.dead + c.waiting
-order by c.lane_id
+select b.*, count(*) over () as broken
+from broken b
+order by 1
 limit $1

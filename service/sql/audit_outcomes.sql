@@ -49,10 +49,12 @@ with entry as (
             from unnest(j.accounts, j.subjects, j.points) with ordinality as u (account, subject, points, position)
         ) as h
     ) as p
+), broken as materialized (
+    select c.org_id, c.reversal_id::text as "reversalId", c.entry_id::text as "journalEntryId", c.fault
+    from compared c
+    where c.fault is not null
 )
-select c.org_id, c.reversal_id::text as "reversalId", c.entry_id::text as "journalEntryId", c.fault,
-    count(*) over () as broken
-from compared c
-where c.fault is not null
-order by c.org_id, c.reversal_id
+select b.*, count(*) over () as broken
+from broken b
+order by 1, 2
 limit $2

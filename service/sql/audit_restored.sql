@@ -38,10 +38,12 @@ with restored as (
     join takers r on r.org_id = s.org_id and r.redemption_id = s.redemption_id and cardinality(r.lot_ids) = 0
     group by s.org_id, s.redemption_id, r.points, r.imported_reversed
     having sum(s.points) > r.points - r.imported_reversed
+), broken as materialized (
+    select o.org_id, o.redemption_id as "redemptionId", o.lot_id as "lotId",
+        format('restored %s points, took %s', trim_scale(o.restored / 1000.0), trim_scale(o.taken / 1000.0)) as fault
+    from overdone o
 )
-select o.org_id, o.redemption_id as "redemptionId", o.lot_id as "lotId",
-    format('restored %s points, took %s', trim_scale(o.restored / 1000.0), trim_scale(o.taken / 1000.0)) as fault,
-    count(*) over () as broken
-from overdone o
-order by o.org_id, o.redemption_id, o.lot_id
+select b.*, count(*) over () as broken
+from broken b
+order by 1, 2, 3
 limit $2

@@ -13,23 +13,25 @@ with decisions as (
     group by d.org_id, d.customer_id
 ), known as (
     select c.org_id, c.customer_id, c.sequence, c.forgotten from customer c where $1::bigint is null or c.org_id = $1
+), broken as materialized (
+    select coalesce(c.org_id, d.org_id) as org_id, coalesce(c.customer_id, d.customer_id) as "customerId",
+        case
+            when c.customer_id is null then format('has %s decisions but is not there', d.decisions)
+            when d.numbers < d.decisions then format('%s decisions have %s different numbers', d.decisions, d.numbers)
+            when d.first < 1 or d.last > c.sequence
+                then format('decisions are numbered %s to %s, the sequence is %s', d.first, d.last, c.sequence)
+            else format('the sequence is %s, but there are %s decisions and %s forgotten ones',
+                c.sequence, coalesce(d.decisions, 0), c.forgotten)
+        end as fault
+    from known c
+    full join counted d on d.org_id = c.org_id and d.customer_id = c.customer_id
+    where c.customer_id is null
+        or d.numbers < d.decisions
+        or d.first < 1
+        or d.last > c.sequence
+        or coalesce(d.decisions, 0) + c.forgotten <> c.sequence
 )
-select coalesce(c.org_id, d.org_id) as org_id, coalesce(c.customer_id, d.customer_id) as "customerId",
-    case
-        when c.customer_id is null then format('has %s decisions but is not there', d.decisions)
-        when d.numbers < d.decisions then format('%s decisions have %s different numbers', d.decisions, d.numbers)
-        when d.first < 1 or d.last > c.sequence
-            then format('decisions are numbered %s to %s, the sequence is %s', d.first, d.last, c.sequence)
-        else format('the sequence is %s, but there are %s decisions and %s forgotten ones',
-            c.sequence, coalesce(d.decisions, 0), c.forgotten)
-    end as fault,
-    count(*) over () as broken
-from known c
-full join counted d on d.org_id = c.org_id and d.customer_id = c.customer_id
-where c.customer_id is null
-    or d.numbers < d.decisions
-    or d.first < 1
-    or d.last > c.sequence
-    or coalesce(d.decisions, 0) + c.forgotten <> c.sequence
+select b.*, count(*) over () as broken
+from broken b
 order by 1, 2
 limit $2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -119,6 +120,8 @@ class TestAnotherRecordWithTheSameKey:
             "duplicate_reversal",
         ]
         assert await desk.ledger() == before
+        kept = [json.loads(row[0]) for row in await desk.rows("select outcome from refusal order by record_offset")]
+        assert kept == [{**one.document, "existing": None} for one in published], "kept without the copy"
 
     async def test_names_one_reversal_of_each_org(self, desk: Desk) -> None:
         await desk.bought("R-1", 100)

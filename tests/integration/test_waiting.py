@@ -236,9 +236,15 @@ class TestParkedReturns:
         await desk.rules(park_unknown_seconds=60)
         await desk.customer(CUSTOMER, status="fraud")
         await desk.lot("L-1", 30)
-        await desk.take_in(RETURNS, {"redemptionId": "R-1"}, {"redemptionId": "R-2", "orderId": "SO-7"})
+        await desk.customer(7)
+        named = {"type": "ID", "value": "7"}
+        await desk.take_in(
+            RETURNS, {"redemptionId": "R-1"}, {"redemptionId": "R-2", "orderId": "SO-7", "identifier": named}
+        )
         published = await desk.take_in(REDEMPTIONS, redeem("R-1", 10), redeem("R-2", 10, orderId="SO-2"))
         assert [one.refusal for one in published] == ["customer_not_eligible", "redemption_not_found"]
+        assert [one.document["customerId"] for one in published] == [CUSTOMER, 7]
+        assert await desk.sequence(7) == 1
         assert await desk.waiting() == []
 
     async def test_they_are_released_oldest_first_each_with_what_it_frees(self, desk: Desk) -> None:
