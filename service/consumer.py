@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -26,7 +27,7 @@ from aiokafka.errors import (
 
 from service.failpoint import reach
 from service.kafka import client_options, input_bytes
-from service.lane import Publisher, clear, own, publish
+from service.lane import Publisher, Unpublishable, clear, own, publish
 from service.logs import log, words
 from service.metrics import Metrics
 from service.pipeline import Lane, Pipeline, Taken
@@ -35,6 +36,7 @@ from service.settings import Settings
 from service.store import LaneLost
 from service.topics import check
 
+BROKEN = (CorruptRecordException, UnicodeDecodeError)  # a checksum that does not fit; a header's name that is no UTF-8
 POLL_MS = 100  # without records, a worker with something left to do (acknowledge, clear) looks after it this often
 IDLE_MS = 1000  # one with nothing left to do is woken by records, or to stop
 DUE_SECONDS = 1.0  # waiting records are looked up again this often
@@ -176,7 +178,7 @@ class Worker:
                 await self._flow()
             except asyncio.CancelledError:
                 raise
-            except LaneStopped as error:
+            except (LaneStopped, Unpublishable) as error:
                 if self.stopped != str(error):
                     log.error("lane.stopped", lane=self.name, reason=str(error))
                 self.stopped = str(error)
@@ -236,7 +238,7 @@ class Worker:
             return
         self._seek(lane.last_offset)
         deadline = time.monotonic() + PEEK_SECONDS
-        while not (records := await self._fetch(1)):
+        while not (records := await self._peek()):
             if self.stopping.is_set():
                 return
             if time.monotonic() > deadline:
@@ -247,12 +249,19 @@ class Worker:
                     return  # nothing to compare with
                 raise TimeoutError(f"{self.name} does not answer for offset {lane.last_offset}")
         found = records[0]
-        if found.offset == lane.last_offset and found.timestamp != lane.last_timestamp_ms:
+        if found is not None and found.offset == lane.last_offset and found.timestamp != lane.last_timestamp_ms:
             raise LaneStopped(
                 f"{self.name}@{lane.last_offset} has the timestamp {found.timestamp}, the record taken there had "
                 f"{lane.last_timestamp_ms}: the topic was recreated. Nothing is taken until `points-reversal lanes "
                 f"reset {self.partition.topic} {self.partition.partition} --to start` says to read it from its start"
             )
+
+    async def _peek(self) -> list[ConsumerRecord | None]:
+        """The record sought; None in its place where it is broken: then there is nothing to compare."""
+        try:
+            return list(await self._fetch(1))
+        except BROKEN:
+            return [None]
 
     async def _ends(self) -> tuple[int, int]:
         starts = await self.intake.consumer.beginning_offsets([self.partition])
@@ -350,9 +359,10 @@ class Worker:
             except OffsetOutOfRangeError:
                 await self._out_of_range(lane)
                 return [], {}
-            except CorruptRecordException:
-                record = await self._corrupt(lane)
-                return [record], {record.offset: Unreadable(DeadLetterReason.CORRUPT, "its checksum does not fit")}
+            except BROKEN:
+                fetched, broken = await self._next_whole(lane)
+                if broken is not None:
+                    return [broken], {broken.offset: Unreadable(DeadLetterReason.CORRUPT, "Kafka hands it over broken")}
             self.held = [_record(one) for one in fetched if one.offset >= lane.next_offset]
         size = 0
         for count, record in enumerate(self.held):
@@ -364,8 +374,20 @@ class Worker:
         batch, self.held = self.held[:count], self.held[count:]
         return batch, {}
 
+    async def _next_whole(self, lane: Lane) -> tuple[list[ConsumerRecord], Record | None]:
+        """The next record alone, where one further on is broken; the coordinates of the broken one when it is next.
+
+        A fetch that raises drops the good records that it had read, so the partition is sought again.
+        """
+        self._seek(lane.next_offset)
+        try:
+            return await self._fetch(1, IDLE_MS), None
+        except BROKEN:
+            return [], await self._corrupt(lane)
+
     async def _corrupt(self, lane: Lane) -> Record:
-        """The coordinates of the record at the stored offset, whose batch fails its checksum, without its value."""
+        """The record at the stored offset, whose batch fails its checksum, without its value. Of one whose very
+        headers cannot be read, the offset is all that is known."""
         consumer = AIOKafkaConsumer(
             **client_options(self.intake.settings.kafka),
             group_id=None,
@@ -379,6 +401,9 @@ class Worker:
         try:
             consumer.seek(self.partition, lane.next_offset)
             found = await asyncio.wait_for(consumer.getone(self.partition), PEEK_SECONDS)
+        except UnicodeDecodeError:  # a header's name
+            self._seek(lane.next_offset + 1)
+            return Record(self.partition.topic, self.partition.partition, lane.next_offset, 0, None, None)
         except Exception as error:
             raise LaneStopped(
                 f"{self.name}@{lane.next_offset} is corrupt and cannot be passed over by itself ({words(error)}). "
@@ -388,7 +413,7 @@ class Worker:
         finally:
             await consumer.stop()
         self._seek(found.offset + 1)
-        return Record(self.partition.topic, self.partition.partition, found.offset, found.timestamp, None, None)
+        return replace(_record(found), value=None)
 
 
 def _record(one: ConsumerRecord) -> Record:

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
 
 from service.failpoint import reach
 from service.headers import read
@@ -23,6 +24,10 @@ FROZEN_SECONDS = 4  # no batch takes so long; what it leaves undone is taken aga
 CLOSE_SECONDS = 5  # a producer that was given up is closed in the background, for so long at most
 
 Publication = tuple[str, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+
+
+class Unpublishable(Exception):
+    """Something is larger than its topic takes; a person has to raise that. The message names the topics and the way out."""
 
 
 class Publisher:
@@ -60,16 +65,24 @@ class Publisher:
         After a failure some may be on Kafka and some not: the caller publishes all of them again.
         """
         producer = await self._ready()
+        waiting = list(publications)
+        sent: list[asyncio.Future[Any]] = []
         try:
             async with asyncio.timeout(self.settings.publish_deadline_seconds):
-                sent = [
-                    await producer.send(topic, value, key=key, headers=list(headers))
-                    for topic, key, value, headers in publications
-                ]
+                for topic, key, value, headers in waiting:
+                    sent.append(await producer.send(topic, value, key=key, headers=list(headers)))
                 if sent:
                     await asyncio.wait(sent)
                     for one in sent:
                         one.result()
+        except MessageSizeTooLargeError as error:
+            if sent:  # the broker's word: the producer is out of step with it now
+                self._give_up(producer, error)
+            raise Unpublishable(
+                f"an outcome or a dead letter is larger than its topic takes ({words(error)}). Raise max.message.bytes of "
+                f"{', '.join(sorted({one[0] for one in waiting}))} to {output_bytes(self.settings)}, as `points-reversal "
+                f"topics` makes them; it is published then"
+            ) from error
         except BaseException as error:
             self._give_up(producer, error)
             raise

@@ -6,7 +6,9 @@ it stands alone, and is then settled by itself (804 and dead letter); the others
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -130,6 +132,7 @@ class Pipeline:
                 if meets_another(error) and restarts < RESTARTS:
                     restarts += 1
                     work.locked |= error.customers if isinstance(error, Restart) else set()
+                    await asyncio.sleep(0.01 * random.random() * (restarts - 1))  # noqa: S311
                     continue
                 if not blames_a_record(error) or work.condemned is not None:
                     raise

@@ -149,7 +149,8 @@ async def prefetch(
     wanted = needs.mentioned | needs.named
     owners = {(one.org_id, one.customer_id) for one in ledger.redemptions.values()}
     owners |= {(key[0], customer_id) for key, customer_id in ledger.identifiers.items()}
-    # An owner may have been asked for and not be there yet when the others were locked.
+    # An owner, or a customer whose org was just configured, may not have been there yet when the others were locked.
+    owners |= {customer for customer in needs.mentioned if customer[0] in ledger.orgs}
     if not wanted <= asked or not owners <= ledger.customers.keys():
         raise Restart("the batch is about more customers than it locked", asked | wanted | owners)
     await _load_points(connection, needs, ledger)

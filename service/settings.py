@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, Field, SecretStr
+from pydantic import AwareDatetime, BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.records import Kind
@@ -76,6 +76,14 @@ class Topics(BaseModel):
         -1, description="replicas of a topic that `topics` creates; -1: the broker's default"
     )
 
+    @model_validator(mode="after")
+    def _differ(self) -> Topics:
+        names = [*self.inputs(), self.reversal_completed, self.reversal_failed]
+        names += [self.dead_letters(name) for name in self.inputs()]
+        if len(set(names)) < len(Kind) * 2 + 2:
+            raise ValueError("two topics have the same name; each input, output and dead-letter topic needs its own")
+        return self
+
     def inputs(self) -> dict[str, Kind]:
         """The input topics' names with what they carry."""
         return {
@@ -143,9 +151,13 @@ class Settings(BaseSettings):
         description="acknowledged outbox rows leave with the next batch, or by themselves after so long without one",
     )
     drain_seconds: float = Field(20, gt=0, description="SIGTERM: the batches under way may take so long")
-    feed_wait_seconds: float = Field(300, ge=0, description="a feed record that cannot be booked yet waits for so long")
+    feed_wait_seconds: float = Field(
+        300, ge=0, le=31_536_000, description="a feed record that cannot be booked yet waits for so long"
+    )
     release_records: int = Field(100, ge=1, description="most waiting records that one transaction takes up again")
-    refusal_days: int = Field(90, ge=1, description="refusals are kept so long for `show`; reversals are kept for good")
+    refusal_days: int = Field(
+        90, ge=1, le=36_500, description="refusals are kept so long for `show`; reversals are kept for good"
+    )
 
     http_host: str = Field("127.0.0.1", description="where /livez, /readyz and /metrics listen; 0.0.0.0 in a container")
     http_port: int = Field(8080, ge=0, le=65535, description="their port; 0: off")

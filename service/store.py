@@ -50,7 +50,10 @@ def blames_a_record(error: BaseException) -> bool:
         return (error.sqlstate or "")[:2] in ("22", "23", "54")
     if isinstance(error, asyncpg.DataError):
         return True
-    return not isinstance(error, OSError | asyncpg.InterfaceError | TimeoutError | EOFError)
+    world = (
+        OSError | asyncpg.InterfaceError | asyncpg.InternalClientError | TimeoutError | EOFError | MemoryError | Restart
+    )
+    return not isinstance(error, world)
 
 
 def meets_another(error: BaseException) -> bool:

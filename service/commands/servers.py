@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -207,6 +209,7 @@ def run_service(
             log_level=log_level,
             log_format=log_format,
         )
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # there is nothing to drain yet
         import uvloop
 
         from service.app import run as run_app
