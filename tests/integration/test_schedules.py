@@ -220,8 +220,8 @@ class TestAFrozenOwner:
     @pytest.mark.parametrize(
         ("marker", "timeouts"),
         [
-            (COPY_REVERSAL, {"idle_in_transaction_timeout_ms": 300}),
-            (PREPARE_REVERSAL, {"statement_timeout_ms": 300}),
+            (COPY_REVERSAL, {"idle_in_transaction_timeout_ms": 1000}),
+            (PREPARE_REVERSAL, {"statement_timeout_ms": 1000}),
             (COPY_DATA, {}),
         ],
         ids=["between statements", "while it prepares one", "in the middle of a copy"],
@@ -238,7 +238,7 @@ class TestAFrozenOwner:
         frozen, waiting, new = (
             await desk.start(proxy.url, **timeouts),
             desk.process,
-            await desk.start(lock_timeout_ms=900),
+            await desk.start(lock_timeout_ms=2500),
         )
         await frozen.serve(partition)  # what is prepared already is not prepared again
         await frozen.own(partition)
