@@ -1,6 +1,5 @@
 -- The ledger, the lanes and what waits. Points are bigint thousandths. org_id leads every key of the ledger's tables,
--- so that they can be partitioned by it or distributed. Every constraint has a name; service/store.py gives the
--- names their meaning.
+-- so that they can be partitioned by it or distributed. Every constraint has a name.
 
 create table org (
     org_id           bigint  not null,
