@@ -142,7 +142,7 @@ class Batch:
             released = list(self.ledger.returns_by_redemption.get((redemption.org_id, redemption.redemption_id), ()))
             if redemption.order_id is not None:
                 released += self.ledger.returns_by_order.get((redemption.org_id, redemption.order_id), ())
-            released.sort(key=age)
+            released.sort(key=lambda waiting: waiting.age)
             return [*released, (redemption.org_id, redemption.customer_id)]
         return []
 
@@ -225,9 +225,3 @@ def _final(result: Booking | Unreadable) -> tuple[Result, Unreadable | None]:
     if isinstance(result, Waits):
         return Unreadable(DeadLetterReason.NOT_BOOKABLE, f"it lacks: {result.waits_for}"), None
     return result, None
-
-
-def age(waiting: Waiting) -> tuple[object, ...]:
-    """Waiting records are taken up oldest first; of one moment, in the order of their topic, partition and offset."""
-    record = waiting.record
-    return waiting.parked_at, record.topic, record.partition, record.offset

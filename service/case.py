@@ -139,11 +139,10 @@ def _known_customer(request: Return, ledger: Ledger, resolved: Redemption | None
 
 def customer_named(identifier: Identifier, org_id: int, ledger: Ledger) -> int | None:
     """The id of the customer whom an identifier names; an `ID` is the customer's id itself."""
-    lookup = identifier.lookup
     if identifier.type != "ID":
-        return ledger.identifiers.get((org_id, identifier.type, lookup))
-    spelled = lookup.isascii() and lookup.isdecimal() and not lookup.startswith("0")
-    return int(lookup) if spelled and (org_id, int(lookup)) in ledger.customers else None
+        return ledger.identifiers.get((org_id, identifier.type, identifier.lookup))
+    customer_id = identifier.customer_id
+    return customer_id if customer_id is not None and (org_id, customer_id) in ledger.customers else None
 
 
 def asked(case: Case) -> Ask:

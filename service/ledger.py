@@ -135,6 +135,11 @@ class Waiting:
     parked_at: datetime
     waits_for: str
 
+    @property
+    def age(self) -> tuple[datetime, str, int, int]:
+        """Oldest first when sorted by it; of one moment, in the order of topic, partition and offset."""
+        return self.parked_at, self.record.topic, self.record.partition, self.record.offset
+
 
 @dataclass(slots=True)
 class Ledger:

@@ -24,7 +24,6 @@ from service.ledger import (
 )
 from service.records import (
     CustomerUpdated,
-    Identifier,
     Kind,
     Message,
     PointsIssued,
@@ -33,16 +32,6 @@ from service.records import (
     Return,
 )
 from service.store import Connection, Crowded, Restart, columns, sql
-
-LARGEST_ID = 2**63 - 1
-
-
-def customer_named(identifier: Identifier) -> int | None:
-    """The customer id that an `ID` identifier spells, else None."""
-    if identifier.type != "ID" or not (identifier.lookup.isascii() and identifier.lookup.isdigit()):
-        return None
-    number = int(identifier.lookup) if len(identifier.lookup) <= 19 else 0
-    return number if 0 < number <= LARGEST_ID else None
 
 
 @dataclass(slots=True)
@@ -90,7 +79,7 @@ class Needs:
         elif request.order_id is not None:
             self.orders.add((org_id, request.order_id))
         if request.identifier is not None:
-            customer_id = customer_named(request.identifier)
+            customer_id = request.identifier.customer_id
             if customer_id is not None:
                 self.named.add((org_id, customer_id))
             elif request.identifier.type != "ID":
@@ -189,12 +178,7 @@ async def _load_waiting(
                 more.add(waiting.message)
         customers = set()
         redemptions, orders = more.booked_redemptions - redemptions, more.booked_orders - orders
-    return sorted(found.values(), key=_age), left_out
-
-
-def _age(waiting: Waiting) -> tuple[datetime, str, int, int]:
-    record = waiting.record
-    return waiting.parked_at, record.topic, record.partition, record.offset
+    return sorted(found.values(), key=lambda waiting: waiting.age), left_out
 
 
 def read_waiting(row: Any, max_record_bytes: int) -> Waiting:

@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+LARGEST_ID = 2**63 - 1  # of orgs and customers
+
 
 class Kind(StrEnum):
     """An input, named by its topic's default name."""
@@ -53,6 +55,15 @@ class Identifier:
     type: str
     value: str
     lookup: str
+
+    @property
+    def customer_id(self) -> int | None:
+        """The customer id that an `ID` spells, else None; `042` spells none."""
+        spells = self.lookup.isascii() and self.lookup.isdigit() and not self.lookup.startswith("0")
+        if self.type != "ID" or not spells or len(self.lookup) > 19:
+            return None
+        number = int(self.lookup)
+        return number if number <= LARGEST_ID else None
 
 
 @dataclass(frozen=True, slots=True)
