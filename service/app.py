@@ -88,7 +88,7 @@ class App:
             )
             self.health.say("service", None)
             gc.freeze()  # what is loaded by now stays: the collector need not look at it again
-            gc.set_threshold(50_000, 20, 50)
+            gc.set_threshold(200_000, 20, 50)  # more than the batches under way: they are freed without it
             chores = [
                 asyncio.create_task(self._probe(pool, intake)),
                 asyncio.create_task(self._commit(intake)),

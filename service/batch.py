@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from service import booking, reversal
 from service.ledger import CustomerId, Ledger, Waiting
@@ -58,7 +57,7 @@ class Batch:
     ledger: Ledger
     lane_id: int
     feed_wait_seconds: float
-    new_id: Callable[[], UUID]
+    new_id: Callable[[], str]
     settled: list[Settled] = field(default_factory=list)
     parked: dict[str, Waiting] = field(default_factory=dict)  # new ones, by place
     faults: list[tuple[Record, Exception]] = field(default_factory=list)
@@ -110,7 +109,10 @@ class Batch:
 
     def _settle(self, settled: Settled) -> None:
         """Note an end, then work off what it sets free: depth first, with a list instead of recursion."""
-        todo = deque(self._note(settled))
+        freed = self._note(settled)
+        if not freed:
+            return
+        todo = deque(freed)
         while todo:
             step = todo.popleft()
             steps = self._release(step) if isinstance(step, Waiting) else self._retry_feeds(step)
@@ -125,7 +127,8 @@ class Batch:
             reversal.claim(self.ledger, result, settled.record.outcome_id, outcome)
             settled.outcome = outcome
             self.settled.append(settled)
-            return [(result.request.org_id, result.redemption.customer_id)]
+            customer = (result.request.org_id, result.redemption.customer_id)
+            return [customer] if customer in self.ledger.feeds else []
         if isinstance(result, Refused):
             reversal.apply(self.ledger, result)
             settled.outcome = encode_refused(result)

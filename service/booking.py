@@ -20,12 +20,11 @@ from service.records import CustomerUpdated, Feed, PointsIssued, PointsRedeemed
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
-    from uuid import UUID
 
 Consumed = tuple[tuple[str, int], ...]
 
 
-def book(feed: Feed, ledger: Ledger, new_id: Callable[[], UUID]) -> Booking:
+def book(feed: Feed, ledger: Ledger, new_id: Callable[[], str]) -> Booking:
     """What becomes of a feed record at `ledger.now`; the customer need not exist yet."""
     fault = _never_bookable(feed)
     if fault is not None:
@@ -84,7 +83,7 @@ def _update(feed: CustomerUpdated, ledger: Ledger) -> Booking:
     return Updated(feed)
 
 
-def _issue(feed: PointsIssued, org: Org, ledger: Ledger, new_id: Callable[[], UUID]) -> Booking:
+def _issue(feed: PointsIssued, org: Org, ledger: Ledger, new_id: Callable[[], str]) -> Booking:
     lot = ledger.lots.get((feed.org_id, feed.lot_id))
     if lot is not None:
         given = {
@@ -111,7 +110,7 @@ def _issue(feed: PointsIssued, org: Org, ledger: Ledger, new_id: Callable[[], UU
     return Issued(feed, booked, _entry("issue", feed, None, postings, ledger.now, new_id))
 
 
-def _redeem(feed: PointsRedeemed, org: Org, ledger: Ledger, new_id: Callable[[], UUID]) -> Booking:
+def _redeem(feed: PointsRedeemed, org: Org, ledger: Ledger, new_id: Callable[[], str]) -> Booking:
     known = ledger.redemptions.get((feed.org_id, feed.redemption_id))
     if known is not None:
         return _seen_before(f"redemption {feed.redemption_id}", _content(feed, known))
@@ -236,7 +235,7 @@ def _entry(
     redemption_id: str | None,
     postings: tuple[Posting, ...],
     now: datetime,
-    new_id: Callable[[], UUID],
+    new_id: Callable[[], str],
 ) -> Entry:
     return Entry(feed.org_id, new_id(), kind, now, feed.customer_id, redemption_id, postings)
 

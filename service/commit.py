@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import io
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from service.batch import Batch, Settled
-from service.headers import written
+from service.copy_text import copy_text
+from service.headers import kept, written
 from service.ledger import CustomerId, Entry, Ledger, Lot, LotId, Redemption, RedemptionId, Waiting
 from service.outbox import Outgoing
 from service.outcomes import Completed, Issued, Redeemed, Refused, Repeated, Unchanged, Updated
@@ -36,14 +38,24 @@ def end(settled: Settled) -> str:
             return "dead"
 
 
+Points = defaultdict[tuple[int, str], int]
+
+
+def _points() -> Points:
+    return defaultdict(int)
+
+
 @dataclass(slots=True)
 class Changes:
     """A batch's rows, added up: one per target."""
 
-    lots: Counter[LotId] = field(default_factory=Counter)  # points to add to what a lot holds
-    redemptions: Counter[RedemptionId] = field(default_factory=Counter)  # points to add to what was given back
-    units: Counter[RedemptionId] = field(default_factory=Counter)
-    customers: set[CustomerId] = field(default_factory=set)
+    lots: defaultdict[LotId, int] = field(default_factory=lambda: defaultdict(int))  # points to add to what a lot holds
+    redemptions: defaultdict[RedemptionId, int] = field(
+        default_factory=lambda: defaultdict(int)
+    )  # points to add to what was given back
+    units: defaultdict[RedemptionId, int] = field(default_factory=lambda: defaultdict(int))
+    customers: set[CustomerId] = field(default_factory=set)  # whose row changes
+    updated: set[CustomerId] = field(default_factory=set)  # those of which more than the sequence changes
     identified: dict[tuple[int, str, str], str] = field(default_factory=dict)  # identifiers with their value as given
     replaced: set[CustomerId] = field(default_factory=set)  # customers whose identifiers were replaced
     rewards: list[tuple[int, str, int]] = field(default_factory=list)  # units in order: more or fewer redeemed
@@ -73,7 +85,8 @@ class Changes:
         target = (redemption.org_id, redemption.redemption_id)
         self.redemptions[target] += completed.points
         self.units[target] += completed.units or 0
-        self.new_lots.update((lot.org_id, lot.lot_id) for lot in completed.new_lots)
+        for lot in completed.new_lots:
+            self.new_lots.add((lot.org_id, lot.lot_id))
         for part in completed.parts:
             self.lots[redemption.org_id, part.lot_id] += part.points
         if completed.units and redemption.reward_id is not None:
@@ -92,11 +105,11 @@ class Changes:
         request, error = refused.request, refused.errors[0]
         if refused.customer_id is not None:
             self.customers.add((request.org_id, refused.customer_id))
-        kept = settled.outcome if refused.existing is None else encode_refused(refused, with_existing=False)
+        outcome = settled.outcome if refused.existing is None else encode_refused(refused, with_existing=False)
         self.refusals.append((
             request.org_id, settled.lane_id, settled.record.offset, settled.record.outcome_id, request.key,
             error.code.number, error.code.label, error.message, refused.customer_id, refused.sequence,
-            refused.redemption_id, refused.order_id, refused.failed_at, kept.decode(),
+            refused.redemption_id, refused.order_id, refused.failed_at, outcome.decode(),
         ))  # fmt: skip
 
     def _add_redeemed(self, redeemed: Redeemed) -> None:
@@ -111,6 +124,7 @@ class Changes:
     def _add_updated(self, feed: CustomerUpdated) -> None:
         customer = (feed.org_id, feed.customer_id)
         self.customers.add(customer)
+        self.updated.add(customer)
         if feed.identifiers is not None:
             self.replaced.add(customer)
             for identifier in feed.identifiers:
@@ -129,10 +143,10 @@ async def write(connection: Connection, batch: Batch, created: set[CustomerId], 
     redemptions = [ledger.redemptions[key] for key in sorted(changes.new_redemptions)]
     await _write_customers(connection, ledger, changes)
     await _write_points(connection, changes, lots, redemptions)
-    kept = changes.customers | {(lot.org_id, lot.customer_id) for lot in lots}
-    kept |= {(one.org_id, one.customer_id) for one in redemptions}
-    if created - kept:
-        await connection.execute(sql("delete_customers"), *columns(created - kept, 2))
+    still = changes.customers | {(lot.org_id, lot.customer_id) for lot in lots}
+    still |= {(one.org_id, one.customer_id) for one in redemptions}
+    if created - still:
+        await connection.execute(sql("delete_customers"), *columns(created - still, 2))
     await _append(connection, changes)
     await _write_waiting(connection, batch)
     await _write_rewards(connection, changes)
@@ -141,23 +155,27 @@ async def write(connection: Connection, batch: Batch, created: set[CustomerId], 
 
 async def _update(connection: Connection, name: str, rows: Iterable[tuple[Any, ...]], width: int) -> None:
     """Run an update that must find each of its targets."""
-    arrays = columns(rows, width)
-    if not arrays[0]:
+    targets = list(rows)
+    if not targets:
         return
-    status = await connection.execute(sql(name), *arrays)
+    status = await connection.execute(sql(name), *columns(targets, width))
     found = int(status.rsplit(" ", 1)[1])
-    if found != len(arrays[0]):
-        raise AssertionError(f"{name} found {found} of {len(arrays[0])} rows under lock")
+    if found != len(targets):
+        raise AssertionError(f"{name} found {found} of {len(targets)} rows under lock")
 
 
 async def _write_customers(connection: Connection, ledger: Ledger, changes: Changes) -> None:
+    await _update(
+        connection,
+        "update_sequences",
+        sorted((*key, ledger.customers[key].sequence) for key in changes.customers - changes.updated),
+        3,
+    )
     rows = []
-    for key in changes.customers:
+    for key in sorted(changes.updated):
         customer = ledger.customers[key]
         rows.append((*key, customer.status, customer.locked_until, customer.sequence, customer.updated_at))
-    rows.sort(key=lambda row: row[:2])
-    if rows:
-        await connection.execute(sql("update_customers"), *(list(column) for column in zip(*rows, strict=True)))
+    await _update(connection, "update_customers", rows, 6)
     if changes.replaced:
         await connection.execute(sql("clear_identifiers"), *columns(changes.replaced, 2))
         owners = ledger.identifiers
@@ -197,7 +215,7 @@ async def _write_points(
 
 async def _append(connection: Connection, changes: Changes) -> None:
     await _copy(connection, "reversal", REVERSAL, changes.reversals)
-    await _copy(connection, "journal", JOURNAL, [
+    await _copy_as_text(connection, "journal", JOURNAL, [
         (entry.org_id, entry.entry_id, entry.kind, entry.created_at, entry.customer_id, entry.redemption_id,
          [posting.account for posting in entry.postings], [posting.subject for posting in entry.postings],
          [posting.points for posting in entry.postings])
@@ -228,7 +246,7 @@ def _waiting_row(waiting: Waiting) -> tuple[Any, ...]:
         kind, org_id, customer_id = str(KINDS[type(message)]), message.org_id, message.customer_id
     return (
         waiting.lane_id, record.offset, record.timestamp_ms, kind, org_id, customer_id, redemption_id, order_id,
-        waiting.waits_for, waiting.parked_at, waiting.deadline, record.key, record.value, written(record.headers),
+        waiting.waits_for, waiting.parked_at, waiting.deadline, record.key, record.value, written(kept(record.headers)),
     )  # fmt: skip
 
 
@@ -260,7 +278,7 @@ async def _write_rewards(connection: Connection, changes: Changes) -> None:
 async def _write_outbox(connection: Connection, batch: Batch, outbox: list[Outgoing], position: int) -> None:
     await _copy(connection, "outbox", OUTBOX, [
         (batch.lane_id, position + index, one.id, one.aggregatetype, one.aggregateid, one.type, one.topic, one.key,
-         one.payload, written(one.headers), batch.ledger.now)
+         one.payload, written(one.headers))
         for index, one in enumerate(outbox)
     ])  # fmt: skip
 
@@ -282,6 +300,14 @@ async def settle_lanes(connection: Connection, batch: Batch) -> Counter[str]:
 async def _copy(connection: Connection, table: str, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     if rows:
         await connection.copy_records_to_table(table, records=rows, columns=names)
+
+
+async def _copy_as_text(
+    connection: Connection, table: str, names: tuple[str, ...], rows: list[tuple[Any, ...]]
+) -> None:
+    """For rows with arrays, which asyncpg takes long to encode."""
+    if rows:
+        await connection.copy_to_table(table, source=io.BytesIO(copy_text(rows)), columns=names)
 
 
 LOT = (
@@ -317,5 +343,4 @@ WAITING = (
 )  # fmt: skip
 OUTBOX = (
     "lane_id", "position", "id", "aggregatetype", "aggregateid", "type", "topic", "record_key", "payload", "headers",
-    "created_at",
 )  # fmt: skip

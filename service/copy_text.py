@@ -1,17 +1,33 @@
-"""PURE. Rows in the text format of Postgres' COPY, so that they can be made in one process and sent by another."""
+"""PURE. Values in the text that Postgres reads: arrays, and rows in the text format of COPY, which can be made in one
+process and sent by another."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
+
+import orjson
 
 NULL = "\\N"
 _SPECIAL = re.compile(r"[\\\t\n\r]")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_ARRAY_SPECIAL = re.compile(r'[\\"\t\n\r]')
-_ARRAY_ESCAPES = {"\\": "\\\\", '"': '\\"'}  # for the array; COPY's own come on top
+
+
+def array(values: Sequence[Any]) -> str:
+    """An array, also for a parameter `$1::text::bigint[]`: asyncpg's own arrays take five times as long, since it looks
+    at each element by itself. Of whatever JSON knows, and times."""
+    text = orjson.dumps(values).decode()
+    if "\\" in text:  # JSON has more escapes than arrays
+        return "{" + ",".join(map(_element, values)) + "}"
+    return "{" + text[1:-1] + "}"
+
+
+def _element(value: Any) -> str:
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return orjson.dumps(value).decode()
 
 
 def copy_text(rows: Iterable[tuple[Any, ...]]) -> bytes:
@@ -25,15 +41,7 @@ def _text(value: str) -> str:
 
 
 def _array(values: list[str] | list[int]) -> str:
-    return "{" + ",".join([_element(value) for value in values]) + "}"
-
-
-def _element(value: str | int) -> str:
-    if not isinstance(value, str):
-        return str(value)
-    if _ARRAY_SPECIAL.search(value) is None:
-        return f'"{value}"'
-    return '"' + _text("".join(_ARRAY_ESCAPES.get(sign, sign) for sign in value)) + '"'
+    return _text(array(values))
 
 
 def _null(_: None) -> str:

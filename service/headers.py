@@ -1,28 +1,45 @@
-"""PURE. Kafka headers as the tables keep them: a JSON text of names and values, each byte of a value as the character
-of that number, so that any bytes are kept and what is plain text can be read as such."""
+"""PURE. Kafka headers as the tables keep them: each byte of a value as the character of that number (latin-1), so that
+any bytes are kept and what is plain text can be read as such; a list of them as a JSON text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import orjson
 
-Headers = tuple[tuple[str, bytes | None], ...]
+Headers = list[tuple[str, bytes | None]]  # as Kafka has them
+Kept = Sequence[tuple[str, str | None]]  # as the tables keep them
 
 
-def written(headers: Iterable[tuple[str, bytes | None]]) -> str:
-    """Headers as text, in order."""
-    return orjson.dumps(
-        [(_plain(name), None if value is None else value.decode("latin-1")) for name, value in headers]
-    ).decode()
+def kept(headers: Iterable[tuple[str, bytes | None]]) -> Kept:
+    """Kafka's headers, as they are kept."""
+    return [(_plain(name), None if value is None else value.decode("latin-1")) for name, value in headers]
+
+
+def plain(text: str) -> str:
+    """A text as the value of a header that is kept: its UTF-8 bytes."""
+    return text if text.isascii() else text.encode().decode("latin-1")
+
+
+def written(headers: Kept) -> str:
+    """Kept headers as one text, in order."""
+    return orjson.dumps(headers).decode()
 
 
 def read(text: str) -> Headers:
-    """What `written` wrote."""
-    return tuple(
-        (name.encode("latin-1").decode("utf-8", "surrogateescape"), None if value is None else value.encode("latin-1"))
-        for name, value in orjson.loads(text)
-    )
+    """Kafka's headers, from what `written` wrote."""
+    return sent(orjson.loads(text))
+
+
+def sent(headers: Kept) -> Headers:
+    """Kafka's headers, from kept ones."""
+    return [
+        (
+            name if name.isascii() else name.encode("latin-1").decode("utf-8", "surrogateescape"),
+            None if value is None else value.encode("latin-1"),
+        )
+        for name, value in headers
+    ]
 
 
 def _plain(name: str) -> str:

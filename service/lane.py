@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from service.failpoint import reach
-from service.headers import read
+from service.headers import Headers, read, sent
 from service.kafka import client_options, output_bytes
 from service.logs import log, words
 from service.outbox import Outgoing
@@ -23,7 +25,9 @@ PAGE = 500  # outbox rows read at a time
 FROZEN_SECONDS = 4  # no batch takes so long; what it leaves undone is taken again
 CLOSE_SECONDS = 5  # a producer that was given up is closed in the background, for so long at most
 
-Publication = tuple[str, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+PARTITIONER = DefaultPartitioner()
+
+Publication = tuple[str, bytes | None, bytes | None, Headers]
 
 
 class Unpublishable(Exception):
@@ -62,15 +66,16 @@ class Publisher:
     async def publish(self, publications: Iterable[Publication]) -> None:
         """Send in order and wait for every acknowledgement; raises where one is missing at the deadline.
 
-        After a failure some may be on Kafka and some not: the caller publishes all of them again.
+        After a failure some may be on Kafka and some not: the caller publishes all of them again. Kafka's batches are
+        built here: a record sent by itself costs a future and a turn of the loop.
         """
         producer = await self._ready()
         waiting = list(publications)
         sent: list[asyncio.Future[Any]] = []
         try:
             async with asyncio.timeout(self.settings.publish_deadline_seconds):
-                for topic, key, value, headers in waiting:
-                    sent.append(await producer.send(topic, value, key=key, headers=list(headers)))
+                for partition, batch in await self._batches(producer, waiting):
+                    sent.append(await producer.send_batch(batch, partition.topic, partition=partition.partition))
                 if sent:
                     await asyncio.wait(sent)
                     for one in sent:
@@ -86,6 +91,29 @@ class Publisher:
         except BaseException as error:
             self._give_up(producer, error)
             raise
+
+    async def _batches(
+        self, producer: AIOKafkaProducer, publications: Sequence[Publication]
+    ) -> list[tuple[TopicPartition, BatchBuilder]]:
+        """Full batches, those of one partition in order. Keys find their partition as in Kafka's own clients."""
+        most = output_bytes(self.settings)
+        partitions = {topic: sorted(await producer.partitions_for(topic)) for topic in {one[0] for one in publications}}
+        batches: list[tuple[TopicPartition, BatchBuilder]] = []
+        open_ones: dict[TopicPartition, BatchBuilder] = {}
+        for topic, key, value, headers in publications:
+            known = partitions[topic]
+            partition = TopicPartition(topic, PARTITIONER(key, known, known))
+            batch = open_ones.get(partition)
+            added = batch and batch.append(timestamp=None, key=key, value=value, headers=headers)
+            if not added:
+                batch = open_ones[partition] = producer.create_batch()
+                batches.append((partition, batch))
+                added = batch.append(timestamp=None, key=key, value=value, headers=headers)
+            if added.size > most:
+                raise MessageSizeTooLargeError(f"a record for {topic} has {added.size} bytes, {most} can be sent")
+        for _, batch in batches:
+            batch.close()  # nothing else is to get in
+        return batches
 
     def _give_up(self, producer: AIOKafkaProducer, error: BaseException) -> None:
         if self._producer is producer:
@@ -163,7 +191,7 @@ async def clear(pool: asyncpg.Pool, lane: Lane) -> None:
 async def publish(publisher: Publisher, lane: Lane, outbox: Sequence[Outgoing], position: int) -> None:
     """Publish what a committed batch decided; only then is it acknowledged."""
     if outbox:
-        await publisher.publish((one.topic, one.key, one.payload, one.headers) for one in outbox)
+        await publisher.publish((one.topic, one.key, one.payload, sent(one.headers)) for one in outbox)
         reach("published")
         lane.acknowledged = position + len(outbox) - 1
 

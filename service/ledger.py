@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
-from uuid import UUID
 
-from service.records import CustomerUpdated, Message, PointsIssued, PointsRedeemed, Record, Return
+from service.records import CustomerUpdated, Message, PointsIssued, PointsRedeemed, Record, Return, value
 
 CustomerId = tuple[int, int]  # org, customer
 LotId = tuple[int, str]
@@ -112,13 +111,13 @@ class Redemption:
         return self.points - self.reversed
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Existing:
     """The completed reversal that a key names: `outcome` as published, and which record it answered."""
 
     outcome: bytes
     fingerprint: bytes
-    outcome_id: UUID
+    outcome_id: str
 
 
 @dataclass(slots=True)
@@ -207,7 +206,7 @@ class Entry(NamedTuple):
     """A journal entry; `kind` is issue, redemption, reversal or import."""
 
     org_id: int
-    entry_id: UUID
+    entry_id: str
     kind: str
     created_at: datetime
     customer_id: int

@@ -10,10 +10,11 @@ from prometheus_client.process_collector import ProcessCollector
 
 from service.batch import Settled
 from service.commit import end
+from service.errors import Code
 from service.logs import log, mask
 from service.outcomes import Completed, Refused
 from service.pipeline import Taken
-from service.records import Unreadable
+from service.records import DeadLetterReason, Unreadable
 
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -53,8 +54,8 @@ class Metrics:
     def observe(self, lane: str, taken: Taken) -> None:
         """Count a committed batch, and sum it up in one line of the log."""
         codes: Tally[str] = Tally()
-        for settled in taken.settled:
-            codes[self._count(settled)] += 1
+        for kind, count in Tally(map(_kind, taken.settled)).items():
+            codes[self._count(*kind, count)] += count
         if taken.records:
             self.batch_records.observe(taken.records)
         for stage, seconds in taken.seconds.items():
@@ -75,22 +76,27 @@ class Metrics:
                 lag_seconds=lag_seconds,
             )
 
-    def _count(self, settled: Settled) -> str:
-        """Count one end; returns the word that the log uses for it: a code, or how it ended otherwise."""
-        match settled.result:
-            case Completed():
-                self.outcomes.labels("0", "completed").inc()
-                return "completed"
-            case Refused(errors=errors):
-                code = errors[0].code
-                self.outcomes.labels(str(code.number), code.label).inc()
-                if settled.also is not None:
-                    self.dead_letters.labels(str(settled.also.reason)).inc()
-                return f"{code.number} {code.label}"
-            case Unreadable(reason=reason):
-                self.dead_letters.labels(str(reason)).inc()
-                return f"dead {reason}"
-            case _:
-                word = end(settled)
-                self.bookings.labels(word).inc()
-                return word
+    def _count(self, ended: str, code: Code | None, reason: DeadLetterReason | None, count: int) -> str:
+        """Count ends of one kind; returns the word that the log uses for it: a code, or how it ended otherwise."""
+        if reason is not None:
+            self.dead_letters.labels(str(reason)).inc(count)
+        if ended == "completed":
+            self.outcomes.labels("0", "completed").inc(count)
+            return ended
+        if code is not None:
+            self.outcomes.labels(str(code.number), code.label).inc(count)
+            return f"{code.number} {code.label}"
+        if reason is not None:
+            return f"dead {reason}"
+        self.bookings.labels(ended).inc(count)
+        return ended
+
+
+def _kind(settled: Settled) -> tuple[str, Code | None, DeadLetterReason | None]:
+    """How a record ended: the end that its lane counts, the code of a refusal, the reason of a dead letter."""
+    result = settled.result
+    if isinstance(result, Completed):
+        return "completed", None, None
+    if isinstance(result, Refused):
+        return "failed", result.errors[0].code, settled.also.reason if settled.also is not None else None
+    return end(settled), None, result.reason if isinstance(result, Unreadable) else None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from uuid import UUID
+from collections.abc import Iterable
 
 from service.batch import Settled
 from service.envelope import traceparent
+from service.headers import Kept
 from service.outcomes import Completed, Refused
 from service.published import dead_letter_headers, outcome_headers
-from service.records import DeadLetterReason, Record, Unreadable
+from service.records import DeadLetterReason, Record, Unreadable, value
 from service.settings import Settings
 
 COMPLETED, FAILED = (
@@ -20,53 +19,66 @@ COMPLETED, FAILED = (
 WITHOUT_VALUE = (DeadLetterReason.TOO_LARGE, DeadLetterReason.CORRUPT)  # their value cannot be published
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outgoing:
     """A record to be published. The first four are the columns of Debezium's outbox event router."""
 
-    id: UUID
+    id: str
     aggregatetype: str
     aggregateid: str
     type: str
     topic: str
     key: bytes | None
     payload: bytes | None
-    headers: list[tuple[str, bytes | None]]
+    headers: Kept
 
 
-def outgoing(settled: Settled, settings: Settings) -> Iterator[Outgoing]:
-    """The records that one end publishes: an outcome, a dead letter, for 804 both, for a booking none."""
-    result = settled.result
-    if isinstance(result, Completed | Refused):
-        yield _outcome(settled.record, result, settled.outcome, settings)
-    if isinstance(result, Unreadable):
-        yield _dead_letter(settled.record, result, settings)
-    if settled.also is not None:
-        yield _dead_letter(settled.record, settled.also, settings)
+def outgoing(ends: Iterable[Settled], settings: Settings) -> list[Outgoing]:
+    """The records that the ends publish: each an outcome, a dead letter, for 804 both, for a booking none."""
+    completed, failed = settings.topics.reversal_completed, settings.topics.reversal_failed
+    out = []
+    for end in ends:
+        result = end.result
+        if isinstance(result, Completed):
+            out.append(_completed(end, result, completed))
+        elif isinstance(result, Refused):
+            out.append(_failed(end, result, failed))
+        elif isinstance(result, Unreadable):
+            out.append(_dead_letter(end.record, result, settings))
+        if end.also is not None:
+            out.append(_dead_letter(end.record, end.also, settings))
+    return out
 
 
-def _outcome(record: Record, result: Completed | Refused, outcome: bytes, settings: Settings) -> Outgoing:
-    if isinstance(result, Completed):
-        type_name, topic = COMPLETED, settings.topics.reversal_completed
-        customer_id: int | None = result.redemption.customer_id
-        subject: str | None = result.redemption.redemption_id
-        moment, code = result.created_at, None
-    else:
-        type_name, topic = FAILED, settings.topics.reversal_failed
-        customer_id, moment = result.customer_id, result.failed_at
-        subject, code = result.redemption_id, result.errors[0].code.number
+def _completed(end: Settled, result: Completed, topic: str) -> Outgoing:
+    record, redemption = end.record, result.redemption
+    customer = str(redemption.customer_id)
     headers = outcome_headers(
         record,
-        type_name=type_name,
-        subject=subject,
-        org_id=result.request.org_id,
-        decision_moment=moment,
-        error_code=code,
+        type_name=COMPLETED,
+        subject=redemption.redemption_id,
+        org_id=redemption.org_id,
+        decision_moment=result.created_at,
+        error_code=None,
         traceparent=traceparent(record),
     )
-    customer = "" if customer_id is None else str(customer_id)
+    return Outgoing(record.outcome_id, "customer", customer, COMPLETED, topic, customer.encode(), end.outcome, headers)
+
+
+def _failed(end: Settled, result: Refused, topic: str) -> Outgoing:
+    record = end.record
+    customer = "" if result.customer_id is None else str(result.customer_id)
+    headers = outcome_headers(
+        record,
+        type_name=FAILED,
+        subject=result.redemption_id,
+        org_id=result.request.org_id,
+        decision_moment=result.failed_at,
+        error_code=result.errors[0].code.number,
+        traceparent=traceparent(record),
+    )
     key = customer.encode() if customer else record.key
-    return Outgoing(record.outcome_id, "customer", customer, type_name, topic, key, outcome, list(headers))
+    return Outgoing(record.outcome_id, "customer", customer, FAILED, topic, key, end.outcome, headers)
 
 
 def _dead_letter(record: Record, unreadable: Unreadable, settings: Settings) -> Outgoing:
@@ -74,4 +86,4 @@ def _dead_letter(record: Record, unreadable: Unreadable, settings: Settings) -> 
     headers = dead_letter_headers(record, reason, message, settings.kafka.group_id)
     topic = settings.topics.dead_letters(record.topic)
     value = None if reason in WITHOUT_VALUE else record.value
-    return Outgoing(record.outcome_id, "dead-letter", "", str(reason), topic, record.key, value, list(headers))
+    return Outgoing(record.outcome_id, "dead-letter", "", str(reason), topic, record.key, value, headers)

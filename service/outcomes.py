@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
-from uuid import UUID
 
 from service.errors import Error
 from service.ledger import Entry, Lot, Redemption
-from service.records import CustomerUpdated, PointsIssued, PointsRedeemed, Return
+from service.records import CustomerUpdated, PointsIssued, PointsRedeemed, Return, value
 
 
 class Part(NamedTuple):
@@ -23,7 +21,7 @@ class Part(NamedTuple):
     restored_from: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Notice:
     """Something that a reader of a completed reversal should know; the reversal stands."""
 
@@ -31,15 +29,16 @@ class Notice:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Completed:
     """A reversal. `asked`: what was asked, in points; `units`: the units given back of a UNIT_BASED redemption."""
 
     request: Return
-    reversal_id: UUID
+    reversal_id: str
     redemption: Redemption  # as it stands in the ledger; after `apply` it holds the new `reversed`
     asked: int
     points: int
+    available: int  # of them: those that are spendable; the others lie in expired lots
     units: int | None
     parts: tuple[Part, ...]
     new_lots: tuple[Lot, ...]  # lots that this reversal creates (policy extend, redemption without lots)
@@ -52,17 +51,12 @@ class Completed:
     created_at: datetime
 
     @property
-    def available(self) -> int:
-        """The restored points that are spendable."""
-        return sum(part.points for part in self.parts if not part.expired)
-
-    @property
     def expired(self) -> int:
         """The restored points that lie in expired lots."""
         return self.points - self.available
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """A return that was not granted. `customer_id` and `sequence` None where the customer is unknown;
     `redemption_id` and `order_id` as found (else as asked); `existing`: the record that the key names, as published."""
@@ -77,7 +71,7 @@ class Refused:
     failed_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Parked:
     """A return that waits for its redemption until `deadline`."""
 
@@ -85,7 +79,7 @@ class Parked:
     deadline: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Repeated:
     """The very record that already has its reversal: nothing to do, nothing to say again."""
 
@@ -95,7 +89,7 @@ class Repeated:
 Decision = Completed | Refused | Parked | Repeated
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Issued:
     """A lot booked from `points.issued`."""
 
@@ -104,7 +98,7 @@ class Issued:
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Redeemed:
     """A redemption booked from `points.redeemed`; `redemption.lots` are the lots it consumed, in that order."""
 
@@ -113,26 +107,26 @@ class Redeemed:
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Updated:
     """A customer brought up to date from `customer.updated`."""
 
     feed: CustomerUpdated
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unchanged:
     """A feed record that says what is known already (or is older than what is known)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Waits:
     """A feed record that cannot be booked yet; `waits_for` in plain words with the ids and numbers."""
 
     waits_for: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NotBookable:
     """A feed record that never can be booked; `message` in plain words with the ids and numbers."""
 

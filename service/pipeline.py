@@ -11,9 +11,9 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from uuid import UUID
 
 import asyncpg
 
@@ -24,7 +24,7 @@ from service.failpoint import reach
 from service.ledger import CustomerId, Waiting
 from service.outbox import Outgoing, outgoing
 from service.prefetch import prefetch, read_waiting
-from service.records import Message, Record, Unreadable
+from service.records import Message, Record, Unreadable, uuid_text
 from service.settings import Settings
 from service.store import Connection, LaneLost, Restart, blames_a_record, columns, meets_another, sql
 
@@ -165,7 +165,7 @@ class Pipeline:
                 stages.note("load")
                 reach("loaded")
                 self._decide(batch, work, due, seen)
-                outbox = [one for settled in batch.settled for one in outgoing(settled, self.settings)]
+                outbox = outgoing(batch.settled, self.settings)
                 stages.note("decide")
                 reach("decided")
                 await write(connection, batch, created, outbox, lane.position)
@@ -215,7 +215,7 @@ class Pipeline:
         )
         return Batch(ledger, lane.lane_id, self.settings.feed_wait_seconds, self.new_id), created
 
-    async def _seen(self, connection: Connection, lane: Lane, work: Work) -> set[UUID]:
+    async def _seen(self, connection: Connection, lane: Lane, work: Work) -> set[str]:
         """The outcome ids of records that have their outcome already: only below the lane's high offset, where a
         lane was reset to an earlier offset."""
         rows = [
@@ -228,7 +228,7 @@ class Pipeline:
         found = await connection.fetch(sql("load_seen"), lane.lane_id, *columns(rows, 4))
         return {row["outcome_id"] for row in found}
 
-    def _decide(self, batch: Batch, work: Work, due: list[Waiting], seen: set[UUID]) -> None:
+    def _decide(self, batch: Batch, work: Work, due: list[Waiting], seen: set[str]) -> None:
         for waiting in due:
             if work.condemned is not None:
                 batch.condemn(waiting.record, waiting.message, work.condemned, waiting)
@@ -284,12 +284,18 @@ class Ids:
     """
 
     def __init__(self) -> None:
-        self._random = b""
-        self._at = 0
+        self._head = (-1, "")
+        self._tails: Iterator[str] = iter(())
 
-    def __call__(self) -> UUID:
-        if self._at >= len(self._random):
-            self._random, self._at = os.urandom(10 * 256), 0
-        self._at += 10
-        value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(self._random[self._at - 10 : self._at])
-        return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+    def __call__(self) -> str:
+        tail = next(self._tails, None)
+        if tail is None:
+            drawn = os.urandom(10 * 256).hex()
+            tails = [uuid_text("0" * 12 + drawn[at : at + 20], 7)[13:] for at in range(0, len(drawn), 20)]
+            self._tails = iter(tails)
+            tail = next(self._tails)
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms != self._head[0]:
+            digits = f"{now_ms:012x}"
+            self._head = now_ms, f"{digits[:8]}-{digits[8:]}"
+        return self._head[1] + tail

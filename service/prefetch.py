@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from service.copy_text import array
 from service.events import decode
 from service.headers import read
 from service.ledger import (
@@ -133,7 +134,7 @@ async def prefetch(
     for one in waiting:
         needs.add(one.message)
     ledger = await _load_orgs(connection, needs, clock)
-    ledger.customers = {(row["org_id"], row["customer_id"]): Customer(*row) for row in locked}
+    ledger.customers = {(row[0], row[1]): Customer(*row) for row in locked}
     await _load_references(connection, needs, ledger)
     wanted = needs.mentioned | needs.named
     owners = {(one.org_id, one.customer_id) for one in ledger.redemptions.values()}
@@ -148,7 +149,7 @@ async def prefetch(
     return ledger, created
 
 
-def _sought(needs: Needs) -> list[list[Any]]:
+def _sought(needs: Needs) -> list[str]:
     return [*columns(needs.redemptions, 2), *columns(needs.orders, 2), *columns(needs.identifiers, 3)]
 
 
@@ -162,7 +163,7 @@ async def _load_waiting(
 ) -> tuple[list[Waiting], bool]:
     """The waiting feed records of the customers, and the waiting returns of redemptions that may be booked: those of
     the batch, then those of the waiting feed records just found; and whether the limit may have left some out."""
-    customers = {(row["org_id"], row["customer_id"]) for row in locked} | needs.mentioned
+    customers = {(row[0], row[1]) for row in locked} | needs.mentioned
     found = {waiting.record.place: waiting for waiting in due}
     redemptions, orders = set(needs.booked_redemptions), set(needs.booked_orders)
     left_out = False
@@ -190,14 +191,14 @@ def read_waiting(row: Any, max_record_bytes: int) -> Waiting:
         row["timestamp_ms"],
         row["record_key"],
         row["value"],
-        read(row["headers"]),
+        tuple(read(row["headers"])),
     )
     message = decode(Kind(row["kind"]), record, max_record_bytes)
     return Waiting(row["lane_id"], record, message, row["deadline"], row["parked_at"], row["waits_for"])
 
 
 async def _load_orgs(connection: Connection, needs: Needs, clock: datetime | None) -> Ledger:
-    rows = await connection.fetch(sql("load_orgs"), sorted(needs.orgs))
+    rows = await connection.fetch(sql("load_orgs"), array(sorted(needs.orgs)))
     ledger = Ledger(now=clock or rows[0]["moment"])
     for row in rows:
         if row["org_id"] is None:
@@ -215,9 +216,8 @@ async def _load_references(connection: Connection, needs: Needs, ledger: Ledger)
             sql("load_redemptions"), *columns(needs.redemptions, 2), *columns(needs.orders, 2)
         )
         for row in rows:
-            kept = dict(row)
-            lots = tuple(zip(kept.pop("lot_ids"), kept.pop("lot_points"), strict=True))
-            ledger.redemptions[row["org_id"], row["redemption_id"]] = Redemption(**kept, lots=lots)
+            lots = tuple(zip(row[12], row[13], strict=True))
+            ledger.redemptions[row[0], row[1]] = Redemption(*(*row[:12], lots))
         for org_id, order_id in needs.orders:
             ledger.orders[org_id, order_id] = []
         for redemption in ledger.redemptions.values():
@@ -231,9 +231,7 @@ async def _load_references(connection: Connection, needs: Needs, ledger: Ledger)
         ledger.identifiers = {(row[0], row[1], row[2]): row[3] for row in rows}
     if needs.keys:
         rows = await connection.fetch(sql("load_keys"), *columns(needs.keys, 2))
-        ledger.keys = {
-            (row[0], row[1]): Existing(row["outcome"].encode(), row["fingerprint"], row["outcome_id"]) for row in rows
-        }
+        ledger.keys = {(row[0], row[1]): Existing(row[2].encode(), row[3], row[4]) for row in rows}
 
 
 async def _load_points(connection: Connection, needs: Needs, ledger: Ledger) -> None:

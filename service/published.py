@@ -9,20 +9,22 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired
-from uuid import UUID
 
 import orjson
 from pydantic import WithJsonSchema
 from typing_extensions import TypedDict
 
 from service.errors import Code
+from service.headers import Kept, kept, plain
 from service.points import format_points
 
 if TYPE_CHECKING:
     from service.outcomes import Completed, Part, Refused
     from service.records import Identifier, Record, Return
 
-SOURCE = b"/points-reversal"
+CONTENT_TYPE = ("content-type", "application/json")
+SPECVERSION = ("ce_specversion", "1.0")
+SOURCE = ("ce_source", "/points-reversal")
 DEAD_LETTER_HEADERS = (
     "dlq.reason",
     "dlq.message",
@@ -42,7 +44,7 @@ PointsText = Annotated[
 ]
 Moment = Annotated[datetime, WithJsonSchema({"type": "string", "format": "date-time", "pattern": "Z$"})]
 ExactTime = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time", "pattern": "\\.[0-9]{6}Z$"})]
-UuidText = Annotated[UUID, WithJsonSchema({"type": "string", "format": "uuid"})]
+UuidText = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
 ErrorCode = Annotated[int, WithJsonSchema({"enum": sorted({code.number for code in Code})})]
 ErrorName = Annotated[str, WithJsonSchema({"enum": [code.label for code in Code]})]
 ErrorDetails = Annotated[
@@ -263,32 +265,32 @@ def outcome_headers(
     decision_moment: datetime,
     error_code: int | None,
     traceparent: str | None,
-) -> list[tuple[str, bytes]]:
-    """The headers of the outcome of `record`, a CloudEvent in binary form.
+) -> list[tuple[str, str]]:
+    """The headers of the outcome of `record`, a CloudEvent in binary form, as the outbox keeps them.
 
     `type_name`: the topic's default name; `subject`: the redemption's id where known; `error_code`: of the
     first error of a failure.
     """
     headers = [
-        ("content-type", b"application/json"),
-        ("ce_specversion", b"1.0"),
-        ("ce_id", str(record.outcome_id).encode()),
-        ("ce_source", SOURCE),
-        ("ce_type", type_name.encode()),
-        ("ce_time", exact_time(decision_moment).encode()),
+        CONTENT_TYPE,
+        SPECVERSION,
+        ("ce_id", record.outcome_id),
+        SOURCE,
+        ("ce_type", type_name),
+        ("ce_time", exact_time(decision_moment)),
     ]
     if subject is not None:
-        headers.append(("ce_subject", subject.encode()))
-    headers.append(("ce_orgid", str(org_id).encode()))
+        headers.append(("ce_subject", plain(subject)))
+    headers.append(("ce_orgid", str(org_id)))
     if error_code is not None:
-        headers.append(("ce_errorcode", str(error_code).encode()))
+        headers.append(("ce_errorcode", str(error_code)))
     if traceparent is not None:
-        headers.append(("traceparent", traceparent.encode()))
+        headers.append(("traceparent", traceparent))
     return headers
 
 
-def dead_letter_headers(record: Record, reason: str, message: str, group: str) -> list[tuple[str, bytes | None]]:
-    """The record's own headers, untouched, and the `dlq.*` headers, in place of earlier ones."""
+def dead_letter_headers(record: Record, reason: str, message: str, group: str) -> Kept:
+    """The record's own headers, untouched, and the `dlq.*` headers, in place of earlier ones; as the outbox keeps them."""
     values = (
         reason,
         message,
@@ -298,13 +300,9 @@ def dead_letter_headers(record: Record, reason: str, message: str, group: str) -
         _record_time(record.timestamp_ms),
         group,
     )
-    headers: list[tuple[str, bytes | None]] = [
-        header for header in record.headers if header[0] not in DEAD_LETTER_HEADERS
-    ]
-    headers.extend(
-        (name, value.encode(errors="backslashreplace")) for name, value in zip(DEAD_LETTER_HEADERS, values, strict=True)
-    )
-    return headers
+    own = kept(header for header in record.headers if header[0] not in DEAD_LETTER_HEADERS)
+    told = (value.encode(errors="backslashreplace").decode("latin-1") for value in values)
+    return [*own, *zip(DEAD_LETTER_HEADERS, told, strict=True)]
 
 
 def _record_time(timestamp_ms: int) -> str:

@@ -21,7 +21,6 @@ from service.rules import RULES, spoken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from uuid import UUID
 
     from service.records import Return
 
@@ -30,9 +29,9 @@ LATEST = datetime.max.replace(tzinfo=UTC)  # a moment that lies beyond the calen
 
 def decide(
     request: Return,
-    outcome_id: UUID,
+    outcome_id: str,
     ledger: Ledger,
-    new_id: Callable[[], UUID],
+    new_id: Callable[[], str],
     deadline: datetime | None = None,
 ) -> Decision:
     """What becomes of a return at `ledger.now`; `deadline`: until when it waits, if it was parked before.
@@ -68,7 +67,7 @@ def apply(ledger: Ledger, decision: Decision) -> None:
         ledger.customers[decision.request.org_id, decision.customer_id].sequence = decision.sequence
 
 
-def claim(ledger: Ledger, decision: Completed, outcome_id: UUID, outcome: bytes) -> None:
+def claim(ledger: Ledger, decision: Completed, outcome_id: str, outcome: bytes) -> None:
     """Let the key of a completed reversal name it, with its outcome as published."""
     request = decision.request
     ledger.keys[request.org_id, request.key] = Existing(outcome, request.fingerprint(), outcome_id)
@@ -122,12 +121,13 @@ def _refuse(case: Case, errors: tuple[Error, ...]) -> Refused:
     )
 
 
-def _complete(case: Case, ask: Ask, new_id: Callable[[], UUID]) -> Completed:
+def _complete(case: Case, ask: Ask, new_id: Callable[[], str]) -> Completed:
     redemption, customer = case.redemption, case.customer
     reversal_id, entry_id = new_id(), new_id()
     parts, new_lots, warnings = _give_back(case, ask.points, new_id)
-    held = tuple(Posting("held", part.lot_id, part.points) for part in parts)
+    held = [Posting("held", part.lot_id, part.points) for part in parts]
     reversed_after = redemption.reversed + ask.points
+    available = sum([part.points for part in parts if not part.expired])
     balance = case.ledger.balances.get((redemption.org_id, redemption.customer_id, redemption.program_id), 0)
     return Completed(
         request=case.request,
@@ -135,12 +135,13 @@ def _complete(case: Case, ask: Ask, new_id: Callable[[], UUID]) -> Completed:
         redemption=redemption,
         asked=ask.points,
         points=ask.points,
+        available=available,
         units=ask.units,
         parts=parts,
         new_lots=new_lots,
         reversed_after=reversed_after,
         remaining_after=redemption.points - reversed_after,
-        balance_after=balance + sum(part.points for part in parts if not part.expired),
+        balance_after=balance + available,
         sequence=customer.sequence + 1,
         warnings=warnings,
         entry=Entry(
@@ -157,7 +158,7 @@ def _complete(case: Case, ask: Ask, new_id: Callable[[], UUID]) -> Completed:
 
 
 def _give_back(
-    case: Case, points: int, new_id: Callable[[], UUID]
+    case: Case, points: int, new_id: Callable[[], str]
 ) -> tuple[tuple[Part, ...], tuple[Lot, ...], tuple[Notice, ...]]:
     """The parts in which points return, the lots made for them, and what a reader should know about it."""
     redemption, program, now = case.redemption, case.program, case.now
@@ -195,11 +196,11 @@ def _extended(lot: Lot) -> Notice:
     return Notice("expired_lot_extended", f"{what} that expires {spoken(lot.expires_at)}")
 
 
-def _new_lot(case: Case, points: int, restored_from: str | None, new_id: Callable[[], UUID]) -> Lot:
+def _new_lot(case: Case, points: int, restored_from: str | None, new_id: Callable[[], str]) -> Lot:
     redemption, grace_days = case.redemption, case.program.grace_days
     return Lot(
         org_id=redemption.org_id,
-        lot_id=str(new_id()),
+        lot_id=new_id(),
         customer_id=redemption.customer_id,
         program_id=redemption.program_id,
         points=points,

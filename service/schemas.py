@@ -183,7 +183,7 @@ def _outcome_message(name: str) -> dict[str, Any]:
         "content-type": {"const": "application/json"},
         "ce_specversion": {"const": "1.0"},
         "ce_id": {"type": "string", "format": "uuid", "description": "The same input record, the same id."},
-        "ce_source": {"const": published.SOURCE.decode()},
+        "ce_source": {"const": published.SOURCE[1]},
         "ce_type": {"const": name},
         "ce_time": {"type": "string", "format": "date-time", "description": "The decision moment."},
         "ce_subject": {"type": "string", "description": "The redemption, where known."},

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from service.copy_text import array
 from service.settings import Settings
 
 Connection = asyncpg.Connection | PoolConnectionProxy
@@ -38,10 +39,9 @@ def sql(name: str) -> str:
     return files("service").joinpath("sql", f"{name}.sql").read_text("utf-8")
 
 
-def columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
+def columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[str]:
     """Rows as array parameters, one per column. Statements that lock say by themselves in which order."""
-    turned = [list(column) for column in zip(*rows, strict=True)]
-    return turned or [[] for _ in range(width)]
+    return [array(column) for column in zip(*rows, strict=True)] or ["{}"] * width
 
 
 def blames_a_record(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 -- arrays: $1 orgs, $2 customer ids
 insert into customer (org_id, customer_id)
 select t.org_id, t.customer_id
-from unnest($1::bigint[], $2::bigint[]) as t (org_id, customer_id)
+from unnest($1::text::bigint[], $2::text::bigint[]) as t (org_id, customer_id)
 where exists (select from org o where o.org_id = t.org_id)
 order by t.org_id, t.customer_id
 on conflict on constraint customer_pk do nothing

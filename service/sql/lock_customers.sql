@@ -2,6 +2,6 @@
 -- arrays: $1 orgs, $2 customer ids
 select org_id, customer_id, status, locked_until, sequence, updated_at
 from customer
-where (org_id, customer_id) in (select * from unnest($1::bigint[], $2::bigint[]))
+where (org_id, customer_id) in (select * from unnest($1::text::bigint[], $2::text::bigint[]))
 order by org_id, customer_id
 for no key update

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from service.headers import sent
 from service.store import LaneLost
 from tests.integration.desk import (
     COMPLETED,
@@ -191,7 +192,7 @@ class TestTheSameKafkaRecordAgain:
         process = await desk.restart()
         lane = await process.own(partition)
         assert [(one.topic, one.key, one.value, list(one.headers)) for one in process.published] == [
-            (one.topic, one.key, one.payload, one.headers) for one in taken.outbox
+            (one.topic, one.key, one.payload, sent(one.headers)) for one in taken.outbox
         ]
         assert (lane.next_offset, await desk.outbox()) == (3, 0)
 

@@ -492,19 +492,19 @@ async def test_the_outbox_holds_in_order_what_is_not_acknowledged(desk: Desk) ->
     partition = desk.send(RETURNS, {"redemptionId": "R-1", "returnId": "1"}, b"{", {"orderId": "SO-2"}, key=b"k")
     lane = await desk.process.own(partition)
     taken = await desk.process.take(partition)
-    statement = """select position, id, aggregatetype, aggregateid, type, topic, record_key, payload, headers, created_at
+    statement = """select position, id, aggregatetype, aggregateid, type, topic, record_key, payload, headers
         from outbox where lane_id = $1 order by position"""
     rows = await desk.rows(statement, lane.lane_id)
     published = await desk.process.publish(partition, taken)
     assert [row[0] for row in rows] == [(lane.epoch << 32) + place for place in range(3)]
-    assert [row[1] for row in rows] == [record.outcome_id for record in partition.records]
+    assert [str(row[1]) for row in rows] == [record.outcome_id for record in partition.records]
     assert [row[2:6] for row in rows] == [
         ("customer", "42", COMPLETED, COMPLETED),
         ("dead-letter", "", "not_json", "order.returned.dlq"),
         ("customer", "", FAILED, FAILED),
     ]
     assert [row[6:8] for row in rows] == [(one.key, one.value) for one in published]
-    assert [(read(row[8]), row[9]) for row in rows] == [(one.headers, NOW) for one in published]
+    assert [tuple(read(row[8])) for row in rows] == [one.headers for one in published]
     assert await desk.outbox() == 3
     await desk.process.clear(partition)
     assert await desk.outbox() == 0
@@ -517,10 +517,10 @@ async def test_acknowledged_rows_leave_with_the_next_batch(desk: Desk) -> None:
     first = await process.take(partition, 1)
     await process.publish(partition, first)
     second = await process.take(partition, 1)
-    assert await desk.rows("select id from outbox") == [(partition.records[1].outcome_id,)]
+    assert await desk.rows("select id::text from outbox") == [(partition.records[1].outcome_id,)]
     await process.publish(partition, second)
     await process.take(partition, 1)
-    assert await desk.rows("select id from outbox") == [(partition.records[2].outcome_id,)]
+    assert await desk.rows("select id::text from outbox") == [(partition.records[2].outcome_id,)]
 
 
 async def test_a_lane_counts_each_record_once(desk: Desk) -> None:

@@ -24,8 +24,8 @@ DAY = timedelta(days=1)
 ORG = 7
 CUSTOMER = 42
 OTHER_CUSTOMER = 43
-RECORD_ID = UUID(int=1 << 64)  # the outcome id of the record that is being decided
-OTHER_RECORD_ID = UUID(int=2 << 64)
+RECORD_ID = str(UUID(int=1 << 64))  # the outcome id of the record that is being decided
+OTHER_RECORD_ID = str(UUID(int=2 << 64))
 PHONE = Identifier("PHONE", "+65 9123 4567", "6591234567")
 
 
@@ -34,10 +34,10 @@ def points(amount: float) -> int:
     return round(amount * 1000)
 
 
-def numbered() -> Callable[[], UUID]:
+def numbered() -> Callable[[], str]:
     """Ids that count from 1."""
     numbers = count(1)
-    return lambda: UUID(int=next(numbers))
+    return lambda: str(UUID(int=next(numbers)))
 
 
 def lot(lot_id: str, issued: float, remaining: float | None = None, **given: Any) -> Lot:
@@ -103,7 +103,7 @@ class Shop:
     ledger: Ledger
     request: dict[str, Any]
     key_names: str | None = None
-    new_id: Callable[[], UUID] = field(default_factory=numbered)
+    new_id: Callable[[], str] = field(default_factory=numbered)
 
     @property
     def program(self) -> Program:
@@ -134,7 +134,7 @@ class Shop:
         fields: dict[str, Any] = {"redemption_id": "R-1"} | given
         if amount is not None:
             fields |= asking(amount)
-        key = f"K-{self.new_id().int}"
+        key = f"K-{self.new_id()}"
         decision = reversal.decide(Return(ORG, key, **fields), self.new_id(), self.ledger, self.new_id)
         reversal.apply(self.ledger, decision)
         return decision

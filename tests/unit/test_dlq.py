@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.dlq import DeadLetter, read, replayed
+from service.headers import sent
 from service.published import dead_letter_headers
 from service.records import DeadLetterReason, Record
 
@@ -18,7 +19,7 @@ def original(*more: tuple[str, bytes | None]) -> Record:
 
 def letter(record: Record, reason: DeadLetterReason = DeadLetterReason.NOT_JSON, value: bool = True) -> Record:
     """The dead letter of a record, as the service writes it."""
-    headers = tuple(dead_letter_headers(record, reason, "why", "group"))
+    headers = tuple(sent(dead_letter_headers(record, reason, "why", "group")))
     return Record("order.returned.dlq", 0, 17, 1_800_000_000_000, record.key, record.value if value else None, headers)
 
 

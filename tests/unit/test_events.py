@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_every_fault_is_told_and_every_readable_field_kept() -> None:
     }
     assert [fault.field for fault in message.faults].count("quantity") == 2
     kept = Return(ORG, "return:T/SO-1", order_id="SO-1", return_id="T", program_id="main")
-    assert message == Return(**{name: getattr(kept, name) for name in Return.__slots__} | {"faults": message.faults})
+    assert message == replace(kept, faults=message.faults)
 
 
 def test_a_fault_never_repeats_a_librarys_words() -> None:

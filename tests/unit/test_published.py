@@ -6,14 +6,14 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import get_type_hints
-from uuid import UUID
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Code, Error
+from service.headers import Headers, sent
 from service.ledger import Entry, Redemption
 from service.outcomes import Completed, Notice, Part, Refused
 from service.published import (
@@ -62,10 +62,11 @@ REDEMPTION = Redemption(
 )
 COMPLETED = Completed(
     request=REQUEST,
-    reversal_id=UUID("0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"),
+    reversal_id="0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b",
     redemption=REDEMPTION,
     asked=150_500,
     points=150_500,
+    available=100_500,
     units=None,
     parts=(
         Part("L-9", 100_500, datetime(2027, 1, 31, tzinfo=UTC), expired=False),
@@ -77,7 +78,7 @@ COMPLETED = Completed(
     balance_after=1_100_500,
     sequence=17,
     warnings=(),
-    entry=Entry(100458, UUID("0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2c"), "reversal", NOW, 42, "R-5001", postings=()),
+    entry=Entry(100458, "0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2c", "reversal", NOW, 42, "R-5001", postings=()),
     created_at=NOW,
 )
 REFUSED = Refused(
@@ -97,6 +98,16 @@ REFUSED = Refused(
     failed_at=datetime(2026, 11, 20, 1, 30, 5, 1, tzinfo=UTC),
 )
 RECORD = Record("order.returned", 2, 1841, 1795138201000, b"k", b"{}", (("a", b"1"), ("b", None), ("a", b"\xff")))
+
+
+def told(record: Record, **given: Any) -> Headers:
+    """An outcome's headers as they are published."""
+    return sent(outcome_headers(record, **given))
+
+
+def letter(record: Record, reason: str, message: str, group: str) -> Headers:
+    """A dead letter's headers as they are published."""
+    return sent(dead_letter_headers(record, reason, message, group))
 
 
 def compact(path: str) -> bytes:
@@ -180,7 +191,7 @@ def test_a_body_writes_its_times_the_same_way() -> None:
 
 
 def test_the_headers_of_a_completed_reversal() -> None:
-    headers = outcome_headers(
+    headers = told(
         RECORD,
         type_name="reversal-completed",
         subject="R-5001",
@@ -192,7 +203,7 @@ def test_the_headers_of_a_completed_reversal() -> None:
     assert headers == [
         ("content-type", b"application/json"),
         ("ce_specversion", b"1.0"),
-        ("ce_id", str(RECORD.outcome_id).encode()),
+        ("ce_id", RECORD.outcome_id.encode()),
         ("ce_source", b"/points-reversal"),
         ("ce_type", b"reversal-completed"),
         ("ce_time", b"2026-11-20T01:30:02.123456Z"),
@@ -203,7 +214,7 @@ def test_the_headers_of_a_completed_reversal() -> None:
 
 
 def test_the_headers_of_a_failure_without_a_redemption() -> None:
-    headers = outcome_headers(
+    headers = told(
         RECORD,
         type_name="reversal-failed",
         subject=None,
@@ -218,7 +229,7 @@ def test_the_headers_of_a_failure_without_a_redemption() -> None:
 
 
 def test_a_dead_letter_keeps_the_headers_and_adds_its_own() -> None:
-    assert dead_letter_headers(RECORD, "not_json", "the value is empty", "points-reversal") == [
+    assert letter(RECORD, "not_json", "the value is empty", "points-reversal") == [
         *RECORD.headers,
         ("dlq.reason", b"not_json"),
         ("dlq.message", b"the value is empty"),
@@ -231,9 +242,9 @@ def test_a_dead_letter_keeps_the_headers_and_adds_its_own() -> None:
 
 
 def test_a_letter_that_dies_again_tells_the_latest_reason_only() -> None:
-    first = tuple(dead_letter_headers(RECORD, "not_json", "first", "g"))
+    first = tuple(letter(RECORD, "not_json", "first", "g"))
     again = replace(RECORD, offset=9, headers=(*first, ("replay-of", b"t/0/1@2"), ("dlq.note", b"mine")))
-    headers = dead_letter_headers(again, "no_org", "second", "g")
+    headers = letter(again, "no_org", "second", "g")
     assert [value for name, value in headers if name == "dlq.reason"] == [b"no_org"]
     assert headers[: len(RECORD.headers)] == list(RECORD.headers)
     assert ("replay-of", b"t/0/1@2") in headers
@@ -242,7 +253,7 @@ def test_a_letter_that_dies_again_tells_the_latest_reason_only() -> None:
 
 @pytest.mark.parametrize("timestamp_ms", [-1, 0, 2**62, -(2**62), 253_402_300_800_000])
 def test_a_timestamp_of_no_calendar_does_not_stop_a_dead_letter(timestamp_ms: int) -> None:
-    headers = dict(dead_letter_headers(replace(RECORD, timestamp_ms=timestamp_ms), "corrupt", "m", "g"))
+    headers = dict(letter(replace(RECORD, timestamp_ms=timestamp_ms), "corrupt", "m", "g"))
     written = (headers["dlq.timestamp"] or b"").decode()
     assert written.endswith("Z")
     assert datetime.fromisoformat(written).tzinfo is UTC
@@ -250,5 +261,5 @@ def test_a_timestamp_of_no_calendar_does_not_stop_a_dead_letter(timestamp_ms: in
 
 @given(st.text(st.characters(), max_size=20))
 def test_any_message_can_be_a_header(message: str) -> None:
-    headers = dict(dead_letter_headers(RECORD, "decision_raised", message, "g"))
+    headers = dict(letter(RECORD, "decision_raised", message, "g"))
     assert (headers["dlq.message"] or b"").decode() or not message
