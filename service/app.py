@@ -25,7 +25,7 @@ from service.logs import log, words
 from service.metrics import Metrics
 from service.migrate import SchemaError, pending
 from service.settings import Settings
-from service.store import connect, sql
+from service.store import connect, disconnect, overlook, sql
 from service.topics import TopicsMissing
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 5.0
@@ -51,6 +51,7 @@ class App:
     async def run(self) -> int:
         """Consume until SIGTERM or SIGINT, then drain; returns the exit code."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(overlook)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         settings = self.settings
@@ -99,10 +100,7 @@ class App:
                 chore.cancel()
             await intake.stop()
         await publisher.stop()
-        try:
-            await asyncio.wait_for(pool.close(), 5)
-        except TimeoutError:
-            pool.terminate()
+        await disconnect(pool)
         log.info("service.stopped")
         return 0
 
@@ -142,10 +140,10 @@ class App:
             async with pool.acquire() as connection:
                 missing = await pending(connection)
         except BaseException:
-            pool.terminate()
+            await disconnect(pool)
             raise
         if missing:
-            pool.terminate()
+            await disconnect(pool)
             raise SchemaError(f"the schema lacks {missing[0].name}; run `points-reversal migrate`")
         return pool
 

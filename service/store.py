@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,6 +16,8 @@ from service.copy_text import array
 from service.settings import Settings
 
 Connection = asyncpg.Connection | PoolConnectionProxy
+
+CLOSE_SECONDS = 5.0  # longer than any healthy connection takes to come back to a pool that closes
 
 
 class Restart(Exception):
@@ -68,6 +71,64 @@ def meets_another(error: BaseException) -> bool:
     )
 
 
+class Session(asyncpg.Connection):
+    """A connection whose COPY ends when the connection does.
+
+    asyncpg's own goes on waiting for room to write where there is none at that moment, for ever; and it writes on where
+    uvloop has closed the socket, which is a RuntimeError, and no word of the world's fault.
+    """
+
+    __slots__ = ()
+
+    async def copy_records_to_table(
+        self,
+        table_name: str,
+        *,
+        records: Iterable[Sequence[object]] | AsyncIterable[Sequence[object]],
+        columns: Iterable[str] | None = None,
+        schema_name: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - asyncpg's own
+        where: str | None = None,
+    ) -> str:
+        """As asyncpg's; raises ConnectionDoesNotExistError where the connection ends in the middle."""
+        done = False
+
+        def end(_: object) -> None:
+            if not done:
+                until.reschedule(0)
+
+        self.add_termination_listener(end)
+        try:
+            async with asyncio.timeout(None) as until:
+                try:
+                    return await super().copy_records_to_table(
+                        table_name,
+                        records=records,
+                        columns=columns,
+                        schema_name=schema_name,
+                        timeout=timeout,
+                        where=where,
+                    )
+                finally:
+                    done = True
+        except (RuntimeError, TimeoutError) as error:
+            await asyncio.sleep(0)  # the protocol is told of a socket's end one step of the loop later
+            if self.is_closed():
+                raise asyncpg.ConnectionDoesNotExistError("the connection ended in the middle of a COPY") from error
+            raise
+        finally:
+            self.remove_termination_listener(end)
+
+
+def overlook(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The loop's exception handler: asyncio's own, but for the future that asyncpg leaves behind where a connection
+    ends in the middle of a COPY. Nobody can ask that one, and the COPY itself has raised."""
+    future = context.get("future")
+    ended = isinstance(context.get("exception"), asyncpg.ConnectionDoesNotExistError)
+    if not ended or future is None or isinstance(future, asyncio.Task):
+        loop.default_exception_handler(context)
+
+
 async def _bound_silence(connection: asyncpg.Connection, tcp_user_timeout_ms: int) -> None:
     """A peer that vanished is noticed, whatever the kernel's defaults."""
     transport = getattr(connection, "_transport", None)
@@ -90,6 +151,7 @@ async def connect(settings: Settings) -> asyncpg.Pool:
         timeout=10,
         command_timeout=settings.statement_timeout_ms / 1000 + 5,
         init=prepare,
+        connection_class=Session,
         server_settings={
             "application_name": "points-reversal",
             "timezone": "UTC",
@@ -100,3 +162,15 @@ async def connect(settings: Settings) -> asyncpg.Pool:
             "tcp_user_timeout": str(settings.tcp_user_timeout_ms),
         },
     )
+
+
+async def disconnect(pool: asyncpg.Pool) -> None:
+    """Close the pool: its connections come back first, unless that takes longer than CLOSE_SECONDS.
+
+    Not `terminate` at once: where whoever had a connection was cancelled, asyncpg still gives it back by a task of its
+    own, which nobody asks whether it failed.
+    """
+    try:
+        await asyncio.wait_for(pool.close(), CLOSE_SECONDS)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        pool.terminate()
