@@ -35,7 +35,8 @@ EVENTS = {
 QUIET_SECONDS = 10.0  # a library's line is repeated at most this often
 
 EMAIL = re.compile(r"[^\s\"'=:,;<>()\[\]]+@[^\s\"'=:,;<>()\[\]]+")
-PHONE = re.compile(r"(?<![\w.:-])\+?\(?\d[\d\s().-]{5,}\d(?![\w:-])")
+# A number may stand right after a colon (`phone:91234567`), but not after one within a time or an address (`12:30:05.1234`).
+PHONE = re.compile(r"(?:(?<![\w.:-])|(?<=:)(?<![\d:]:))\+?\(?\d[\d\s().-]{5,}\d(?![\w:-])")
 PERSONAL = {"identifier", "value", "phone", "email", "lookup"}
 
 

@@ -37,7 +37,12 @@ def test_texts_made_anew_do_not_fill_the_memory() -> None:
     [
         ("Key (1, EMAIL, ann@shop.example) exists", "Key (1, EMAIL, [email]) exists"),
         ("call +65 9123-4567 now", "call [phone] now"),
+        ("phone:91234567", "phone:[phone]"),
+        ('{"PHONE":"+65 9123 4567","value":6591234567}', '{"PHONE":"[phone]","value":[phone]}'),
+        ("a:+6591234567, b:(65) 9123-4567", "a:[phone], b:[phone]"),
         ("customer 42 of org 7", "customer 42 of org 7"),
+        ("at 12:52:21.812533 and 2026-11-21T12:52:21.812533Z", "at 12:52:21.812533 and 2026-11-21T12:52:21.812533Z"),
+        ("localhost:16372, [::1]:16372, fe80::12345678", "localhost:16372, [::1]:16372, fe80::12345678"),
     ],
 )
 def test_what_names_a_person_is_masked_within_texts(text: str, masked: str) -> None:
