@@ -82,6 +82,12 @@ def load(
                     progress=bar.show if bar else lambda _what, _done, _all: None,
                 )
 
+    if not file.is_file():
+        raise typer.BadParameter(
+            f"{file} is a pipe or a device; load takes a file, which it can read from its start again: write the lines "
+            f"into one first",
+            param_hint="FILE.jsonl",
+        )
     if keep_going is not None and not keep_going.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no directory {keep_going.parent}", param_hint="--keep-going")
     summary = run(command())

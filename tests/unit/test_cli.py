@@ -215,6 +215,13 @@ def test_misuse_is_2_and_told(command: str, words: str, lines: str) -> None:
     assert words in re.sub(r"[\s│]+", " ", result.stderr)
 
 
+def test_a_pipe_in_place_of_a_file_is_2_and_told() -> None:
+    words = [sys.executable, "-m", "service", "load", "/dev/stdin"]
+    done = subprocess.run(words, input='{"kind": "org", "orgId": 7}\n', capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "/dev/stdin is a pipe or a device" in re.sub(r"[\s│]+", " ", done.stderr)
+
+
 def test_a_port_that_is_taken_is_2_and_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
