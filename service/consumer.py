@@ -18,13 +18,14 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
-    CorruptRecordException,
     IllegalStateError,
+    KafkaConnectionError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
 
+from service.corrupt import BROKEN, read_unchecked
 from service.failpoint import reach
 from service.kafka import client_options, input_bytes
 from service.lane import Publisher, Unpublishable, clear, own, publish
@@ -36,7 +37,6 @@ from service.settings import Settings
 from service.store import LaneLost
 from service.topics import check
 
-BROKEN = (CorruptRecordException, UnicodeDecodeError)  # a checksum that does not fit; a header's name that is no UTF-8
 POLL_MS = 100  # without records, a worker with something left to do (acknowledge, clear) looks after it this often
 IDLE_MS = 1000  # one with nothing left to do is woken by records, or to stop
 DUE_SECONDS = 1.0  # waiting records are looked up again this often
@@ -388,30 +388,19 @@ class Worker:
     async def _corrupt(self, lane: Lane) -> Record:
         """The record at the stored offset, whose batch fails its checksum, without its value. Of one whose very
         headers cannot be read, the offset is all that is known."""
-        consumer = AIOKafkaConsumer(
-            **client_options(self.intake.settings.kafka),
-            group_id=None,
-            check_crcs=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=input_bytes(self.intake.settings),
-        )
-        consumer.assign([self.partition])
-        await consumer.start()
         try:
-            consumer.seek(self.partition, lane.next_offset)
-            found = await asyncio.wait_for(consumer.getone(self.partition), PEEK_SECONDS)
-        except UnicodeDecodeError:  # a header's name
-            self._seek(lane.next_offset + 1)
-            return Record(self.partition.topic, self.partition.partition, lane.next_offset, 0, None, None)
+            found = await read_unchecked(self.intake.settings, self.partition, lane.next_offset)
+        except KafkaConnectionError:
+            raise
         except Exception as error:
             raise LaneStopped(
                 f"{self.name}@{lane.next_offset} is corrupt and cannot be passed over by itself ({words(error)}). "
                 f"Nothing is taken until `points-reversal lanes reset {self.partition.topic} {self.partition.partition} "
                 f"--to OFFSET` says where to go on"
             ) from error
-        finally:
-            await consumer.stop()
+        if found is None:
+            self._seek(lane.next_offset + 1)
+            return Record(self.partition.topic, self.partition.partition, lane.next_offset, 0, None, None)
         self._seek(found.offset + 1)
         return replace(_record(found), value=None)
 
