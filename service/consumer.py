@@ -34,7 +34,7 @@ from service.metrics import Metrics
 from service.pipeline import Lane, Pipeline, Taken
 from service.records import DeadLetterReason, Record, Unreadable
 from service.settings import Settings
-from service.store import LaneLost
+from service.store import LaneLost, sql
 from service.topics import check
 
 POLL_MS = 100  # without records, a worker with something left to do (acknowledge, clear) looks after it this often
@@ -42,7 +42,7 @@ IDLE_MS = 1000  # one with nothing left to do is woken by records, or to stop
 DUE_SECONDS = 1.0  # waiting records are looked up again this often
 LEAVE_SECONDS = 3.0  # leaving the group may take so long: a rebalance under way holds it up
 COMMIT_SECONDS = 5.0  # offsets go to Kafka this often, for tools that show lag
-LOOK_SECONDS = 5.0  # a stopped lane looks this often whether somebody mended it
+LOOK_SECONDS = 5.0  # a stopped or idle lane looks this often whether somebody mended or reset it
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.1, 5.0
 PEEK_SECONDS = 5.0  # reading the last record again on assignment may take so long
 
@@ -164,6 +164,7 @@ class Worker:
         self.told = -1  # the offset last committed to Kafka
         self.stopped: str | None = None  # why the lane cannot go on
         self.waiting_since: float | None = None  # since when a server does not answer
+        self.looked_at = time.monotonic()
         self.stopping = asyncio.Event()
         self.publishing: asyncio.Task[None] | None = None
         self.held: list[Record] = []
@@ -325,8 +326,22 @@ class Worker:
             if lane.waiting and time.monotonic() - due_at > DUE_SECONDS:
                 due_at = time.monotonic()
                 await self._publish(lane, await self.intake.pipeline.take_due(lane))
+            await self._look(lane, records)
         await self._published()
         await clear(self.intake.pool, lane)
+
+    async def _look(self, lane: Lane, records: list[Record]) -> None:
+        """Notice within LOOK_SECONDS that an idle lane was reset; one with records learns it by the next batch. Raises
+        LaneLost. That another process owns it is for the group to say."""
+        now = time.monotonic()
+        if records or now - self.looked_at < LOOK_SECONDS:
+            return
+        self.looked_at = now
+        row = None
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):  # nothing is to be done
+            row = await self.intake.pool.fetchrow(sql("load_owner"), lane.lane_id)
+        if row is not None and row["epoch"] != lane.epoch and row["owner"] is None:
+            raise LaneLost(f"{self.name} was reset")
 
     async def _publish(self, lane: Lane, taken: list[Taken]) -> None:
         """Start to publish once the batch before is acknowledged, so that outcomes appear in order."""

@@ -275,6 +275,19 @@ async def test_a_lane_set_back_repeats_without_a_second_effect(place: Site) -> N
     await place.audit()
 
 
+async def test_a_lane_that_is_set_back_while_no_record_comes_repeats_by_itself(place: Site) -> None:
+    await place.load(shop(customers=1, redemptions=1))
+    service = place.start()
+    await service.ready()
+    asked = {"orgId": ORG, "redemptionId": "R-1-1", "pointsToBeReversed": "5"}
+    await place.produce(RETURNS, [bare({**asked, "idempotencyKey": f"K-{n}"}, partition=0) for n in range(3)])
+    await place.drained()
+    await good(place, "lanes", "reset", place.topic(RETURNS), "0", "--to", "1", "--yes")
+    await eventually(lambda: place.value("select sum(repeated) = 2 and sum(next_offset) = 3 from lane"), 30)
+    assert len(service.said("lane.lost")) == 1
+    await place.audit()
+
+
 async def test_a_lane_set_forward_skips_what_it_says(place: Site) -> None:
     await place.load(shop(customers=1, redemptions=1))
     asked = [

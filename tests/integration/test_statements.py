@@ -20,7 +20,7 @@ from tests.integration.desk import CUSTOMER, DAY, NOW, ORG, RETURNS
 from tests.stack import Stack, create_database, drop_database, run
 
 SERVICE = Path(str(files("service")))
-MODULES = ("store", "prefetch", "commit", "pipeline", "lane", "app")
+MODULES = ("store", "prefetch", "commit", "pipeline", "lane", "consumer", "app")
 OUTCOME_ID = UUID(int=1)
 ENTRY_ID = UUID(int=2)
 POSITION = 1 << 32
@@ -67,6 +67,7 @@ STATEMENTS: dict[str, tuple[tuple[Any, ...], str, list[tuple[Any, ...]]]] = {
     "lock_lane": ((1,), "SELECT 1", [(1, 2, 3)]),
     "move_lane": ((1, 1, 5, 4, 40, 3, 1, 1, 0, 0, 0, 1), "UPDATE 1", []),
     "own_lane": ((RETURNS, 0, "me"), "INSERT 0 1", [(1, 2, 2, 3, 1, 10, 1)]),
+    "load_owner": ((1,), "SELECT 1", [(1, None)]),
     "end_owner": ((RETURNS, 0), "SELECT 1", [(0,)]),
     "load_outbox": ((1, POSITION - 1, 10), "SELECT 1", [(POSITION, "t", b"k", b"{}", "[]")]),
     "clear_outbox": ((1, POSITION, 1), "DELETE 1", []),
