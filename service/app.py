@@ -33,6 +33,11 @@ PROBE_SECONDS = 2.0  # health asks Postgres this often
 FORGET_SECONDS = 3600.0  # refusals past refusal_days are deleted this often
 FORGET_ROWS = 5000
 
+MISUSED = 2  # exit code: a setting cannot be what it is
+NAME_TAKEN = (
+    "another process joined the group {1} as {0}, too; give each a REVERSAL_KAFKA__GROUP_INSTANCE_ID of its own"
+)
+
 WORLD = (asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError, TimeoutError)
 
 T = TypeVar("T")
@@ -75,6 +80,7 @@ class App:
         self.stopping.set()
 
     async def _serve(self) -> int:
+        code = 0
         pool = await self._await_postgres()
         if pool is None:
             return 0
@@ -95,14 +101,17 @@ class App:
                 asyncio.create_task(self._commit(intake)),
                 asyncio.create_task(self._forget(pool)),
             ]
-            await self.stopping.wait()
+            if await self._unless_stopping(intake.fenced.wait()):
+                code = MISUSED
+                kafka = self.settings.kafka
+                log.error("service.broken", reason=NAME_TAKEN.format(kafka.group_instance_id, kafka.group_id))
             for chore in chores:
                 chore.cancel()
             await intake.stop()
         await publisher.stop()
         await disconnect(pool)
         log.info("service.stopped")
-        return 0
+        return code
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -30,6 +30,7 @@ from service.failpoint import reach
 from service.kafka import client_options, input_bytes
 from service.lane import Publisher, Unpublishable, clear, own, publish
 from service.logs import log, words
+from service.membership import name_is_taken
 from service.metrics import Metrics
 from service.pipeline import Lane, Pipeline, Taken
 from service.records import DeadLetterReason, Record, Unreadable
@@ -66,6 +67,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self.workers: dict[TopicPartition, Worker] = {}
         self.assigned = False  # the group has answered, if only with no partition
         self.stopping = False  # a rebalance under way gives no more work
+        self.fenced = asyncio.Event()  # another process has this one's name in the group
         self.consumer = AIOKafkaConsumer(
             **client_options(settings.kafka),
             group_id=settings.kafka.group_id,
@@ -110,6 +112,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             reach("revoked")
         await self._end_workers(gone, self.settings.kafka.rebalance_timeout_ms / 2000)
         log.info("partitions.revoked", partitions=_names(gone))
+        if await self._has_lost_its_name():
+            self.fenced.set()
+            raise asyncio.CancelledError  # else aiokafka joins again, and takes the name from the other in turn
+
+    async def _has_lost_its_name(self) -> bool:
+        coordinator = self.consumer._coordinator  # nothing else tells a lost membership from a rebalance
+        if self.settings.kafka.group_instance_id is None or not self.assigned or coordinator.member_id:
+            return False
+        try:
+            return await asyncio.wait_for(name_is_taken(self.settings), LOOK_SECONDS)
+        except (KafkaError, TimeoutError, OSError) as error:
+            log.warning("service.waiting", server="Kafka", reason=words(error))
+            return False
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """The group gives partitions: each gets a worker."""

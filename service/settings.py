@@ -20,7 +20,7 @@ class Kafka(BaseModel):
     group_instance_id: str | None = Field(
         None,
         description="static membership: a name of this process that stays over restarts, so that it gets its "
-        "partitions back at once; must differ between processes",
+        "partitions back at once; must differ between processes: of two with one name the earlier ends",
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="as the brokers' listener asks"

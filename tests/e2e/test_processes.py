@@ -215,3 +215,22 @@ async def test_all_told_to_stop_at_once_leave_in_order(fleet: Fleet) -> None:
         service.terminate()
     for service in fleet.running:
         assert await service.ended() == 0
+
+
+async def test_of_two_by_one_name_the_earlier_ends_and_says_why(stack: Stack, template_database: str) -> None:
+    named = {"kafka__group_instance_id": "one"}
+    with site(stack, template_database, settings=named) as place:
+        traffic = Traffic(Random("name"), customers=10)
+        await place.load(traffic.lines())
+        first = place.start()
+        await first.ready()
+        second = place.start()
+        assert await first.ended(40) == 2
+        [broken] = first.said("service.broken")
+        assert "REVERSAL_KAFKA__GROUP_INSTANCE_ID" in broken["reason"]
+        await send(place, traffic.next(100))
+        await place.drained()
+        assert second.running
+        assert not second.said("service.broken")
+        await second.stop()
+        await verify(place)
