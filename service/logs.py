@@ -18,6 +18,7 @@ EVENTS = {
     "service.waiting": "a server does not answer; which, since when, what it said",
     "service.test_clock": "REVERSAL_TEST_CLOCK freezes the decision moment: never in production",
     "service.broken": "the process ends because something hangs or failed for good",
+    "topic.unfit": "a topic's max.message.bytes can stop a lane; which, why, and what it should be",
     "partitions.assigned": "the group gave this process partitions",
     "partitions.revoked": "the group took partitions back",
     "lane.owned": "this process owns a lane: its epoch, where it goes on, how much its outbox still held",

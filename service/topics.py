@@ -1,14 +1,17 @@
-"""Creates the topics that the service reads and writes, where they are missing."""
+"""Creates the topics that the service reads and writes, where they are missing, and tells of those that do not fit."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
 from service.failures import Wrong
-from service.kafka import administrator, input_bytes, output_bytes, reached
+from service.kafka import FRAME_BYTES, administrator, input_bytes, output_bytes, reached
+from service.logs import log
 from service.settings import Settings
 
 ALREADY_EXISTS = 36  # Kafka's error code: another process was quicker
@@ -39,12 +42,54 @@ def needed(settings: Settings) -> list[Topic]:
 
 
 async def check(settings: Settings) -> None:
-    """Raises TopicsMissing where a topic is missing, KafkaError where the brokers do not answer."""
+    """Warns of topics whose max.message.bytes can stop a lane. Raises TopicsMissing where a topic is missing, KafkaError
+    where the brokers do not answer."""
     async with administrator(settings) as admin:
         known = set(await admin.list_topics())
-    missing = [topic.name for topic in needed(settings) if topic.name not in known]
-    if missing:
-        raise TopicsMissing(f"there is no topic {', '.join(missing)}; run `points-reversal topics`")
+        missing = [topic.name for topic in needed(settings) if topic.name not in known]
+        if missing:
+            raise TopicsMissing(f"there is no topic {', '.join(missing)}; run `points-reversal topics`")
+        taken = await _max_message_bytes(admin, [topic.name for topic in needed(settings)])
+    for topic, reason in unfit(settings, taken):
+        log.warning("topic.unfit", topic=topic, max_message_bytes=taken[topic], reason=reason)
+
+
+def unfit(settings: Settings, taken: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """The topics that take too small messages, or as inputs too large ones, each with what can come of it and the way
+    out. `taken`: max.message.bytes by topic; one that is not there is passed over."""
+    most = output_bytes(settings)
+    wanted = {topic.name: most for topic in needed(settings) if topic.carries == "out"}
+    for name in settings.topics.inputs():
+        largest = taken.get(name, 0) + FRAME_BYTES  # the whole record comes back, with headers of ours
+        wanted[settings.topics.dead_letters(name)] = min(largest, most)
+        if largest > most:
+            reason = (
+                f"{name} takes messages of {taken[name]} bytes, and such a one cannot be sent to its dead letters: its "
+                f"lane would stop there. Lower its max.message.bytes to {input_bytes(settings)}"
+            )
+            yield name, reason
+    for name, bytes_wanted in wanted.items():
+        if taken.get(name, most) < bytes_wanted:
+            reason = (
+                f"{name} takes messages of {taken[name]} bytes, the service may send {bytes_wanted}: the lane would "
+                f"stop there. Raise its max.message.bytes to {most}, as `points-reversal topics` makes it"
+            )
+            yield name, reason
+
+
+async def _max_message_bytes(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
+    """By topic; without those whose settings this client may not see."""
+    key = "max.message.bytes"
+    answers = await admin.describe_configs(
+        [ConfigResource(ConfigResourceType.TOPIC, name, {key: None}) for name in names]
+    )
+    return {
+        name: int(entry[1])
+        for answer in answers
+        for code, _, _, name, entries in answer.resources
+        for entry in entries
+        if code == 0 and entry[0] == key
+    }
 
 
 async def create(settings: Settings) -> tuple[list[Topic], list[Topic]]:

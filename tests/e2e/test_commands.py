@@ -87,6 +87,18 @@ async def max_message_bytes(admin: AIOKafkaAdminClient, topic: str) -> int:
     return int(answer.resources[0][4][0][1])
 
 
+async def test_a_topic_too_small_for_what_may_come_is_told_at_the_start(bare_place: Site) -> None:
+    place = bare_place
+    small = place.topics.reversal_completed
+    await asyncio.to_thread(place.create_topics, [small], max_message_bytes="1000000")
+    await good(place, "topics")
+    service = place.start()
+    await service.says("partitions.assigned")
+    [told] = service.said("topic.unfit")
+    assert (told["topic"], told["max_message_bytes"]) == (small, 1_000_000)
+    assert f"Raise its max.message.bytes to {output_bytes(place.in_process())}" in told["reason"]
+
+
 async def test_topics_at_once_are_made_once(bare_place: Site) -> None:
     processes = [
         await asyncio.create_subprocess_exec(
