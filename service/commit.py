@@ -165,12 +165,8 @@ async def _update(connection: Connection, name: str, rows: Iterable[tuple[Any, .
 
 
 async def _write_customers(connection: Connection, ledger: Ledger, changes: Changes) -> None:
-    await _update(
-        connection,
-        "update_sequences",
-        sorted((*key, ledger.customers[key].sequence) for key in changes.customers - changes.updated),
-        3,
-    )
+    decided = sorted((*key, ledger.customers[key].sequence) for key in changes.customers - changes.updated)
+    await _update(connection, "update_sequences", decided, 3)
     rows = []
     for key in sorted(changes.updated):
         customer = ledger.customers[key]
