@@ -19,13 +19,14 @@ from aiokafka.errors import KafkaError
 from service import __version__
 from service.consumer import COMMIT_SECONDS, Intake
 from service.failpoint import arm
+from service.grants import lacking
 from service.health import BEAT_SECONDS, Health, serve
 from service.lane import Publisher
 from service.logs import log, words
 from service.metrics import Metrics
 from service.migrate import SchemaError, pending
 from service.settings import Settings
-from service.store import connect, disconnect, overlook, sql
+from service.store import Connection, connect, disconnect, overlook, sql
 from service.topics import TopicsMissing
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 5.0
@@ -143,17 +144,14 @@ class App:
         return None
 
     async def _reach_postgres(self) -> asyncpg.Pool:
-        """A pool; raises SchemaError where the schema is not current."""
+        """A pool; raises SchemaError where the schema is not current, or not open to the role."""
         pool = await connect(self.settings)
         try:
             async with pool.acquire() as connection:
-                missing = await pending(connection)
+                await _check_schema(connection)
         except BaseException:
             await disconnect(pool)
             raise
-        if missing:
-            await disconnect(pool)
-            raise SchemaError(f"the schema lacks {missing[0].name}; run `points-reversal migrate`")
         return pool
 
     async def _await_kafka(self, pool: asyncpg.Pool, publisher: Publisher) -> Intake | None:
@@ -219,6 +217,20 @@ class App:
             except WORLD as error:
                 log.warning("service.waiting", server="Postgres", reason=words(error))
             await asyncio.sleep(FORGET_SECONDS)
+
+
+async def _check_schema(connection: Connection) -> None:
+    try:
+        missing = await pending(connection)
+    except asyncpg.InsufficientPrivilegeError:
+        missing = []  # the role was granted nothing at all: that is told below
+    if missing:
+        raise SchemaError(f"the schema lacks {missing[0].name}; run `points-reversal migrate`")
+    if denied := await lacking(connection):
+        role = await connection.fetchval("select current_user")
+        raise SchemaError(
+            f"the role {role} lacks {', '.join(denied)}; run `points-reversal migrate --grant {role}` as the owner"
+        )
 
 
 async def run(settings: Settings) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 
 import asyncpg
 
+from service.grants import grant
 from service.store import Connection
 
 LOCK = 0x706F696E7473  # "points": the advisory lock that lets one process migrate at a time
@@ -69,8 +71,11 @@ async def pending(connection: Connection) -> list[Migration]:
     return sorted(known.values(), key=lambda migration: migration.version)
 
 
-async def migrate(database_url: str) -> int:
-    """Apply what is missing; returns how many were applied. Safe to run from many processes at once."""
+async def migrate(database_url: str, run_roles: Iterable[str] = ()) -> int:
+    """Apply what is missing, and leave each of the roles with what `run` needs; returns how many were applied.
+
+    Safe to run from many processes at once. Raises SchemaError, GrantError.
+    """
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute("select pg_advisory_lock($1)", LOCK)
@@ -85,6 +90,8 @@ async def migrate(database_url: str) -> int:
                     migration.name,
                     migration.sha256,
                 )
+            for role in run_roles:
+                await grant(connection, role)
         return len(missing)
     finally:
         await connection.close()

@@ -41,6 +41,11 @@ async def session(settings: Settings, *, migrated: bool = True) -> AsyncIterator
         if migrated:
             await _must_be_migrated(connection, settings)
         yield connection
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Wrong(
+            f"{error.as_dict().get('message', error)}: `migrate` and `load` are the owner's, all else may be done by a role "
+            f"that `points-reversal migrate --grant ROLE` was given; REVERSAL_DATABASE_URL names whom it was done as"
+        ) from error
     except LOST as error:
         if not connection.is_closed():
             raise  # not the connection's fault

@@ -58,14 +58,14 @@ def stack(request: pytest.FixtureRequest) -> Iterator[servers.Stack]:
 def template_database(stack: servers.Stack) -> Iterator[str]:
     """The name of a migrated database that nobody writes to: what each test's own is cloned from."""
     url = servers.run(servers.create_database(stack.database_url))
-    servers.run(migrate(url))
+    servers.run(migrate(url, [stack.run_role]))
     yield servers.database_name(url)
     servers.run(servers.drop_database(url))
 
 
 @pytest.fixture
 async def database(stack: servers.Stack, template_database: str) -> AsyncIterator[str]:
-    """The address of a migrated, empty database of the test's own."""
+    """The address of a migrated, empty database of the test's own, as its owner."""
     url = await servers.create_database(stack.database_url, template_database)
     yield url
     await servers.drop_database(url)

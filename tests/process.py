@@ -176,13 +176,18 @@ class Site:
     """A database, topics and a consumer group of a test's own, and the processes that work there."""
 
     stack: Stack
-    database_url: str
+    owner_url: str
     prefix: str
     directory: Path
     partitions: int = 2
     output_partitions: int = 1
     settings: dict[str, str] = field(default_factory=dict)
     services: list[Service] = field(default_factory=list)
+
+    @property
+    def database_url(self) -> str:
+        """The database as the service is told of it: as a role that may do no more than `run` needs."""
+        return servers.as_role(self.owner_url, self.stack.run_role)
 
     @property
     def group(self) -> str:
@@ -283,7 +288,8 @@ class Site:
 
     @contextlib.asynccontextmanager
     async def database(self) -> AsyncIterator[asyncpg.Connection]:
-        connection = await asyncpg.connect(self.database_url)
+        """A connection as the owner."""
+        connection = await asyncpg.connect(self.owner_url)
         try:
             yield connection
         finally:
@@ -387,10 +393,10 @@ def site(
     """
     with contextlib.ExitStack() as ending:
         directory = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="service-test-")))
-        database_url = servers.run(servers.create_database(stack.database_url, template_database))
-        ending.callback(lambda: servers.run(servers.drop_database(database_url)))
+        owner_url = servers.run(servers.create_database(stack.database_url, template_database))
+        ending.callback(lambda: servers.run(servers.drop_database(owner_url)))
         here = Site(
-            stack, database_url, servers.unique("e"), directory, partitions, output_partitions, dict(settings or {})
+            stack, owner_url, servers.unique("e"), directory, partitions, output_partitions, dict(settings or {})
         )
         ending.callback(here.end_all)
         if topics:

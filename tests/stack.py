@@ -18,7 +18,7 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit, urlunsplit
 
@@ -41,14 +41,19 @@ Headers = Sequence[tuple[str, bytes]]
 T = TypeVar("T")
 
 
+# What names the role that the service runs as, on the server; its password is the name.
+RUN_ROLE = "test_run"
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Addresses of the servers; the handles where they are ours to stop and kill."""
+    """Addresses of the servers, as one who may do all; the handles where they are ours to stop and kill."""
 
     database_url: str
     bootstrap_servers: str
     kafka: embedded.EmbeddedKafka | None = None
     postgres: embedded.EmbeddedPostgres | None = None
+    run_role: str = ""  # whom the service runs as; it may log in, and what a migrated database granted it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,19 @@ class Sending:
 
 @contextlib.contextmanager
 def running_stack(choice: str) -> Iterator[Stack]:
-    """The servers named by the environment, else containers where asked for, else the embedded pair."""
+    """The servers named by the environment, else containers where asked for, else the embedded pair; with a role that the
+    service runs as."""
+    with _running_servers(choice) as stack:
+        role = run(create_role(stack.database_url))
+        try:
+            yield replace(stack, run_role=role)
+        finally:
+            if stack.postgres is None:  # ours forgets all by itself
+                run(drop_role(stack.database_url, role))
+
+
+@contextlib.contextmanager
+def _running_servers(choice: str) -> Iterator[Stack]:
     assert choice in CHOICES, choice
     database_url = os.environ.get("TEST_DATABASE_URL")
     bootstrap_servers = os.environ.get("TEST_KAFKA_BOOTSTRAP_SERVERS")
@@ -168,6 +185,38 @@ async def drop_database(url: str) -> None:
 
 def database_name(url: str) -> str:
     return urlsplit(url).path.removeprefix("/")
+
+
+def as_role(url: str, role: str) -> str:
+    """The same database, as another role, whose password is its name."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}"))
+
+
+async def create_role(server_url: str) -> str:
+    """Makes a role that may log in and no more; returns its name, which is also its password."""
+    role = unique(RUN_ROLE)
+    await _administer(server_url, f"create role {role} login password '{role}'")
+    return role
+
+
+async def run_address(url: str) -> str:
+    """The same migrated database, as the role that the service runs as."""
+    connection = await asyncpg.connect(url)
+    try:
+        role = await connection.fetchval(
+            "select rolname from pg_roles where starts_with(rolname, $1) and has_table_privilege(oid, 'lane', 'insert')",
+            RUN_ROLE + "_",
+        )
+    finally:
+        await connection.close()
+    assert role, "the database was migrated without a grant to a role of the tests"
+    return as_role(url, role)
+
+
+async def drop_role(server_url: str, role: str) -> None:
+    """Drops a role that has nothing granted any more."""
+    await _administer(server_url, f"drop role {role}")
 
 
 async def _administer(url: str, statement: str) -> None:

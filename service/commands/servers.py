@@ -95,16 +95,31 @@ def embedded(
     raise typer.Exit(serve(directory, env_file))
 
 
-def migrate(database_url: DatabaseUrl = None) -> None:
-    """Bring the database's schema up to date.
+def migrate(
+    database_url: DatabaseUrl = None,
+    run_roles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grant",
+            metavar="ROLE",
+            help="A role that is to `run` the service: leave it with exactly the privileges that this takes. "
+            "May be given several times. Give it at every migration: tables may have come.",
+        ),
+    ] = None,
+) -> None:
+    """Bring the database's schema up to date, as the owner of its tables.
 
     Safe to run from many processes at once, and again: what is applied is not applied twice. Never goes backwards:
     where a newer build has migrated the database, it says so and exits 1.
+
+    A role that it grants to can neither alter the schema nor update or delete what is append-only; the service needs no
+    more: `points-reversal migrate --grant reversal_run`
     """
 
     async def command() -> None:
         import asyncpg
 
+        from service.grants import GrantError
         from service.migrate import SchemaError
         from service.migrate import migrate as apply
         from service.session import address, session
@@ -113,12 +128,13 @@ def migrate(database_url: DatabaseUrl = None) -> None:
         async with session(settings, migrated=False):
             pass  # whatever keeps us out is told in our words
         try:
-            applied = await apply(settings.database_url.get_secret_value())
-        except SchemaError as error:
+            applied = await apply(settings.database_url.get_secret_value(), run_roles or ())
+        except (SchemaError, GrantError) as error:
             raise Wrong(str(error)) from error
         except asyncpg.InsufficientPrivilegeError as error:
             raise Wrong(f"the role may not change the schema of {address(settings)}: {error}") from error
         done = f"applied {applied} migration{'s' if applied > 1 else ''}" if applied else "nothing to do"
+        done += f", granted to {', '.join(run_roles)} what `run` needs" if run_roles else ""
         out.print(f"{address(settings)}: {done}, the schema is current", soft_wrap=True)
 
     run(command())

@@ -135,7 +135,7 @@ async def test_a_file_is_loaded_beside_a_service_at_work(place: Site) -> None:
     ]
     producing = asyncio.create_task(place.produce(RETURNS, [bare(one, one["redemptionId"]) for one in asked]))
     for _ in range(3):
-        said = json.loads(await good(place, "load", str(path), "--json"))
+        said = json.loads(await good(place, "load", str(path), "--json", database_url=place.owner_url))
         assert said["booked"]
     await producing
     await place.drained()

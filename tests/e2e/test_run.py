@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import orjson
 import pytest
@@ -342,7 +343,15 @@ async def test_it_waits_for_the_schema_and_the_topics_and_goes_on_by_itself(stac
         await eventually(lambda: service.get("/readyz")[0] == 503)
         assert line["reason"] in service.get("/readyz")[1]
         assert service.get("/livez")[0] == 200
-        await migrate(place.database_url)
+        await migrate(place.owner_url)
+
+        def ungranted() -> list[dict[str, Any]]:
+            return [one for one in service.said("service.waiting") if "--grant" in one["reason"]]
+
+        [line, *_] = await eventually(ungranted, 20)
+        assert f"the role {stack.run_role} lacks select on org, " in line["reason"]
+        assert f"`points-reversal migrate --grant {stack.run_role}`" in line["reason"]
+        await migrate(place.owner_url, [stack.run_role])
         line = await service.says("service.waiting", server="Kafka")
         assert all(topic in line["reason"] for topic in [*place.topics.inputs(), *place.outputs])
         assert "`points-reversal topics`" in line["reason"]

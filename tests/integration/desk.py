@@ -25,6 +25,7 @@ from service.pipeline import Lane, Pipeline, Taken
 from service.records import Record, Unreadable
 from service.settings import Settings
 from service.store import connect
+from tests.stack import run_address
 
 Data = dict[str, Any]
 
@@ -176,9 +177,10 @@ class Process:
 class Desk:
     """The database, its input partitions and its processes; the first one serves where no other is named."""
 
-    def __init__(self, database_url: str, pool: asyncpg.Pool) -> None:
-        self.database_url = database_url
-        self.pool = pool  # the test's own, no process of the service uses it
+    def __init__(self, database_url: str, owner_url: str, pool: asyncpg.Pool) -> None:
+        self.database_url = database_url  # for the service: as a role that may do no more than `run` needs
+        self.owner_url = owner_url
+        self.pool = pool  # the test's own, as the owner; no process of the service uses it
         self.processes: list[Process] = []
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.clock: datetime | None = NOW
@@ -353,10 +355,10 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_on(database_url: str) -> AsyncIterator[Desk]:
+async def desk_on(owner_url: str) -> AsyncIterator[Desk]:
     """A desk with one process, one org and its program main; at the end every invariant must hold."""
-    async with asyncpg.create_pool(database_url, min_size=1, max_size=6) as pool:
-        desk = Desk(database_url, pool)
+    async with asyncpg.create_pool(owner_url, min_size=1, max_size=6) as pool:
+        desk = Desk(await run_address(owner_url), owner_url, pool)
         await desk.put("org", org_id=ORG)
         await desk.put("program", org_id=ORG, program_id="main", is_default=True)
         await desk.start()

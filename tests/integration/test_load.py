@@ -89,7 +89,7 @@ class Loader:
 @pytest.fixture
 async def loader(desk: Desk, tmp_path: Path) -> AsyncIterator[Loader]:
     """On the desk's database, which has ORG and its program main, and which is audited at the end."""
-    connection = await asyncpg.connect(desk.database_url)
+    connection = await asyncpg.connect(desk.owner_url)
     yield Loader(connection, tmp_path)
     await connection.close()
 
@@ -677,7 +677,7 @@ async def test_what_another_writes_meanwhile_is_seen_by_the_next_attempt(
 async def test_two_loads_at_once_are_one_after_the_other(desk: Desk, loader: Loader, tmp_path: Path) -> None:
     lines = [*WHOLE, *(customer(number, identifiers=[phone(str(number))]) for number in range(100, 300))]
     loader.write(*lines)
-    others = [await asyncpg.connect(desk.database_url) for _ in range(3)]
+    others = [await asyncpg.connect(desk.owner_url) for _ in range(3)]
     try:
         summaries = await asyncio.gather(*(load(one, loader.path) for one in others))
     finally:
@@ -693,7 +693,7 @@ async def test_two_loads_at_once_are_one_after_the_other(desk: Desk, loader: Loa
 
 async def command(desk: Desk, *words: str) -> Result:
     """The command line; it has an event loop of its own."""
-    runner = CliRunner(env={"REVERSAL_DATABASE_URL": desk.database_url, "COLUMNS": "200"})
+    runner = CliRunner(env={"REVERSAL_DATABASE_URL": desk.owner_url, "COLUMNS": "200"})
     return await asyncio.to_thread(runner.invoke, app, ["load", *words], catch_exceptions=False)
 
 

@@ -37,7 +37,7 @@ from tests.integration.desk import (
 )
 from tests.integration.imports import import_stream
 from tests.proxy import Proxy, proxy_before
-from tests.stack import eventually
+from tests.stack import eventually, run_address
 
 BLOCKED = """select count(*) from pg_stat_activity
     where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0"""
@@ -53,7 +53,7 @@ WORLD = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 @pytest.fixture
 async def proxy(database: str) -> AsyncIterator[Proxy]:
-    async with proxy_before(database) as proxy:
+    async with proxy_before(await run_address(database)) as proxy:
         yield proxy
 
 

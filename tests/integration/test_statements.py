@@ -243,8 +243,9 @@ class TestStatements:
         assert used <= set(re.findall(r"\$\d+", comment))
 
     @pytest.mark.parametrize("name", STATEMENTS)
-    async def test_each_does_what_it_says(self, connection: asyncpg.Connection, name: str) -> None:
+    async def test_each_does_what_it_says(self, connection: asyncpg.Connection, name: str, stack: Stack) -> None:
         arguments, status, rows = STATEMENTS[name]
+        await connection.execute(f"set local role {stack.run_role}")
         prepared = await connection.prepare(sql(name))
         found = await prepared.fetch(*given(arguments))
         assert prepared.get_statusmsg() == status
