@@ -21,10 +21,12 @@ from service.consumer import COMMIT_SECONDS, Intake
 from service.failpoint import arm
 from service.grants import lacking
 from service.health import BEAT_SECONDS, Health, serve
+from service.kafka import explained
 from service.lane import Publisher
 from service.logs import log, words
 from service.metrics import Metrics
 from service.migrate import SchemaError, pending
+from service.session import check_tls_files, said_by_postgres
 from service.settings import Settings
 from service.store import Connection, connect, disconnect, overlook, sql
 from service.topics import TopicsMissing
@@ -132,13 +134,14 @@ class App:
     async def _await_postgres(self) -> asyncpg.Pool | None:
         """The pool, once Postgres answers with a current schema; None when told to stop before."""
         since, wait = time.monotonic(), FIRST_WAIT_SECONDS
+        check_tls_files(self.settings)
         while not self.stopping.is_set():
             try:
                 return await self._unless_stopping(self._reach_postgres())
             except SchemaError as error:
                 self._wait_for("Postgres", str(error), since)
             except WORLD as error:
-                self._wait_for("Postgres", words(error), since)
+                self._wait_for("Postgres", said_by_postgres(error), since)
             await self._pause(wait)
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
         return None
@@ -166,7 +169,7 @@ class App:
                 self._wait_for("Kafka", str(error), since)
             except WORLD as error:
                 started = None
-                self._wait_for("Kafka", words(error), since)
+                self._wait_for("Kafka", explained(self.settings.kafka, error), since)
             if started is not None:
                 return started
             await intake.stop()

@@ -27,7 +27,7 @@ from aiokafka.errors import (
 
 from service.corrupt import BROKEN, read_unchecked
 from service.failpoint import reach
-from service.kafka import client_options, input_bytes
+from service.kafka import client_options, explained, input_bytes
 from service.lane import Publisher, Unpublishable, clear, own, publish
 from service.logs import log, words
 from service.membership import name_is_taken
@@ -217,7 +217,7 @@ class Worker:
         log.warning(
             "lane.doubt",
             lane=self.name,
-            error=words(error),
+            error=explained(self.intake.settings.kafka, error),
             since_seconds=round(time.time() - self.waiting_since, 1),
             exc_info=None if world else error,
         )

@@ -175,12 +175,12 @@ class EmbeddedKafka(Server):
     def _answers(self) -> bool:
         return self.port in brokers(self.port)
 
-    def _format(self, configuration: Path) -> None:
+    def _format(self, configuration: Path, *options: str) -> None:
         done = subprocess.run(
             [
                 *self._java_command("-XX:TieredStopAtLevel=1"),
                 *("kafka.tools.StorageTool", "format", "--ignore-formatted"),
-                *("--cluster-id", self.state()["cluster_id"], "--config", configuration),
+                *("--cluster-id", self.state()["cluster_id"], "--config", configuration, *options),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

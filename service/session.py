@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
 from service.failures import Misused, Unreachable, Wrong
+from service.logs import mask
 from service.migrate import SchemaError, pending
 from service.settings import Settings
 
 CONNECT_SECONDS = 10
+TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")  # of a Postgres address
 # What a command may meet while it talks to Postgres that is not its own fault.
 LOST = (
     OSError,
@@ -56,6 +60,7 @@ async def session(settings: Settings, *, migrated: bool = True) -> AsyncIterator
 
 async def _connect(settings: Settings) -> asyncpg.Connection:
     url = settings.database_url.get_secret_value()
+    check_tls_files(settings)
     try:
         return await asyncpg.connect(
             url,
@@ -70,7 +75,11 @@ async def _connect(settings: Settings) -> asyncpg.Connection:
         )
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise unreachable(settings, error) from error
+    except ssl.SSLError as error:  # one of them is a ValueError too
+        raise unreachable(settings, error) from error
     except (asyncpg.ClientConfigurationError, ValueError) as error:
+        if "sslmode" in str(error) or "root certificate" in str(error):
+            raise Misused(f"REVERSAL_DATABASE_URL: {str(error).splitlines()[0]}") from error
         # The cause would repeat the URL, and with it a password.
         raise Misused(
             "REVERSAL_DATABASE_URL is no address of a Postgres database; write "
@@ -92,7 +101,31 @@ async def _must_be_migrated(connection: asyncpg.Connection, settings: Settings) 
 
 def unreachable(settings: Settings, error: BaseException) -> Unreachable:
     """The words for a database that does not answer, or not to us."""
-    said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    said = said_by_postgres(error)
     return Unreachable(
         f"Postgres at {address(settings)} cannot be used ({said}); is it running, and is REVERSAL_DATABASE_URL right?"
     )
+
+
+def said_by_postgres(error: BaseException) -> str:
+    """What Postgres or the way to it said, in one line; of a certificate, who has to vouch for it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not to be trusted: {error.verify_message}; sslrootcert in the address, or PGSSLROOTCERT, "
+            f"names the PEM of the CA that signed it, and with sslmode=verify-full the host must be as the certificate names it"
+        )
+    return mask(str(error).splitlines()[0][:200]) if str(error) else type(error).__name__
+
+
+def check_tls_files(settings: Settings) -> None:
+    """Raises Misused where a file that the address names for TLS cannot be read: asyncpg would not tell which."""
+    try:
+        named = parse_qsl(urlsplit(settings.database_url.get_secret_value()).query)
+    except ValueError:
+        return  # no address at all: told when it is used
+    for name, path in named:
+        if name in TLS_FILES:
+            try:
+                Path(path).expanduser().open("rb").close()
+            except OSError as error:
+                raise Misused(f"REVERSAL_DATABASE_URL: {name}={path} cannot be read ({error.strerror})") from error

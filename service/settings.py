@@ -31,6 +31,11 @@ class Kafka(BaseModel):
     sasl_username: str | None = Field(None, description="used with SASL_*")
     sasl_password: SecretStr | None = Field(None, description="used with SASL_*")
     ssl_ca_file: str | None = Field(None, description="PEM of the brokers' CA; the system's CAs when omitted")
+    ssl_certificate_file: str | None = Field(
+        None, description="PEM of this client's certificate, where the brokers ask for one"
+    )
+    ssl_key_file: str | None = Field(None, description="PEM of its key; omitted: in the file of the certificate")
+    ssl_key_password: SecretStr | None = Field(None, description="of the key, where it is encrypted")
     session_timeout_ms: int = Field(
         10_000,
         ge=1_000,
@@ -53,6 +58,14 @@ class Kafka(BaseModel):
         15_000, ge=1_000, description="a request to a broker unanswered for so long is failed"
     )
     linger_ms: int = Field(2, ge=0, description="outcomes gather for so long before they are sent")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Kafka:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise ValueError(
+                f"{self.security_protocol} needs REVERSAL_KAFKA__SASL_USERNAME and REVERSAL_KAFKA__SASL_PASSWORD"
+            )
+        return self
 
 
 class Topics(BaseModel):

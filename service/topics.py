@@ -10,11 +10,13 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
 from service.failures import Wrong
-from service.kafka import FRAME_BYTES, administrator, input_bytes, output_bytes, reached
+from service.kafka import FRAME_BYTES, Barred, administrator, input_bytes, output_bytes, reached
 from service.logs import log
 from service.settings import Settings
 
-ALREADY_EXISTS = 36  # Kafka's error code: another process was quicker
+# Kafka's error codes.
+ALREADY_EXISTS = 36  # another process was quicker
+TOPIC_BARRED, CLUSTER_BARRED = 29, 31  # an ACL is missing
 
 
 class TopicsMissing(Exception):
@@ -42,11 +44,18 @@ def needed(settings: Settings) -> list[Topic]:
 
 
 async def check(settings: Settings) -> None:
-    """Warns of topics whose max.message.bytes can stop a lane. Raises TopicsMissing where a topic is missing, KafkaError
-    where the brokers do not answer."""
+    """Warns of topics whose max.message.bytes can stop a lane. Raises TopicsMissing where a topic is missing, Barred where
+    we may not see it, KafkaError where the brokers do not answer."""
     async with administrator(settings) as admin:
         known = set(await admin.list_topics())
         missing = [topic.name for topic in needed(settings) if topic.name not in known]
+        described = await admin.describe_topics(missing) if missing else []
+        hidden = [topic["topic"] for topic in described if topic["error_code"] == TOPIC_BARRED]
+        if hidden:  # Kafka does not tell whether they are there
+            raise Barred(
+                f"Kafka does not let {_who(settings)} see {', '.join(hidden)}: ACLs are missing, Read on inputs, Write on "
+                f"outputs and dead letters"
+            )
         if missing:
             raise TopicsMissing(f"there is no topic {', '.join(missing)}; run `points-reversal topics`")
         taken = await _max_message_bytes(admin, [topic.name for topic in needed(settings)])
@@ -106,9 +115,18 @@ async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: list[
     response = await admin.create_topics([_request(topic, settings) for topic in missing])
     outcome = {name: (code, message) for name, code, message, *_ in response.topic_errors}
     for name, (code, message) in outcome.items():
+        if code in (TOPIC_BARRED, CLUSTER_BARRED):
+            raise Wrong(
+                f"Kafka does not let {_who(settings)} create the topic {name}: the ACL Create is missing, on the topic or on "
+                f"the cluster (if it is there already: the ACL Describe)"
+            )
         if code not in (0, ALREADY_EXISTS):
             raise Wrong(f"Kafka does not create the topic {name}: {message or for_code(code).description}")
     return [topic for topic in missing if outcome[topic.name][0] == 0]
+
+
+def _who(settings: Settings) -> str:
+    return f"the user {settings.kafka.sasl_username}" if settings.kafka.sasl_username else "this client"
 
 
 def _request(topic: Topic, settings: Settings) -> NewTopic:

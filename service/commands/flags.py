@@ -27,7 +27,7 @@ T = TypeVar("T")
 PANEL = "Settings (a flag wins over the environment)"
 INTERNAL = 4  # exit code: a fault of this program, which should be reported
 INTERRUPTED = 130  # exit code: Ctrl-C, as shells count it
-SECRETS = {"database_url", "sasl_password"}
+SECRETS = {"database_url", "sasl_password", "ssl_key_password"}
 
 # A table that goes into a file or a pipe is not squeezed into the width of a terminal.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -85,8 +85,11 @@ def _faults(error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_url=False):
         path = [str(step) for step in fault["loc"]]
-        value = "" if path[-1] in SECRETS else f" is {str(fault['input'])!r}:"
-        words = fault["msg"][0].lower() + fault["msg"][1:]
+        # The input of a fault of several settings together is all of them, secrets too.
+        hidden = path[-1:] == [] or path[-1] in SECRETS or not isinstance(fault["input"], str | int | float | None)
+        value = "" if hidden else f" is {str(fault['input'])!r}:"
+        words = fault["msg"].removeprefix("Value error, ")  # ours begin as they are meant to
+        words = words if words != fault["msg"] else words[0].lower() + words[1:]
         lines.append(f"REVERSAL_{'__'.join(path).upper()}{value} {words}")
     return "\n       ".join(lines) + "\n`points-reversal settings --help` tells where settings come from"
 

@@ -143,6 +143,16 @@ def test_a_faulty_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "hush" not in result.output
 
 
+def test_settings_that_do_not_go_together_are_told_without_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REVERSAL_KAFKA__SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("REVERSAL_KAFKA__SASL_PASSWORD", "hush")
+    for command in ("settings", "run", "topics"):
+        result = call(command)
+        assert result.exit_code == 2
+        assert "REVERSAL_KAFKA SASL_SSL needs REVERSAL_KAFKA__SASL_USERNAME and" in said(result)
+        assert "hush" not in result.output
+
+
 def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REVERSAL_HTTP_PORT", "1")
     assert "REVERSAL_HTTP_PORT is '70000'" in said(call("run", "--http-port", "70000"))
