@@ -4,6 +4,8 @@ PYTHON ?=
 # The servers of the tests: auto (those that TEST_DATABASE_URL and TEST_KAFKA_BOOTSTRAP_SERVERS name,
 # else embedded), embedded, or containers.
 STACK ?= auto
+# How much of what takes its time: short, as part of the tests, or long, for a night.
+DOSE ?= short
 # Further words for pytest, as in: make test PYTEST="-x -k duplicates"
 PYTEST ?=
 # The name of the container image, and further words for docker build, as in: make image DOCKER_BUILD="--network=host"
@@ -17,7 +19,7 @@ DEV_PACKAGES := $(BIN)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench schemas image lock clean
+.PHONY: help demo test check hostile bench schemas image lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +37,9 @@ check: $(DEV_PACKAGES) ## format, lint, types, import contracts, lock file
 	$(BIN)/lint-imports
 	@if command -v uv >/dev/null 2>&1; then echo "uv lock --check"; uv lock --check; \
 	else echo "uv lock --check: left out, there is no uv here"; fi
+
+hostile: $(DEV_PACKAGES) ## hostile records: the corpus, and generated ones (DOSE=short: 10,000; DOSE=long: 1,000,000)
+	@DOSE=$(DOSE) $(BIN)/python -m pytest --stack=$(STACK) tests/hostile $(PYTEST)
 
 bench: $(DEV_PACKAGES) ## produce 100,000 returns and print events/s and µs by stage
 	@$(BIN)/python -m tests.bench

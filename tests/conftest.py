@@ -10,6 +10,8 @@ import pytest
 from service.migrate import migrate
 from tests import stack as servers
 
+pytest.register_assert_rewrite("tests.integration.desk")  # what it asserts is to be shown
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -28,7 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("embedded"):
                 item.add_marker(elsewhere)
-    order = ("unit", "integration", "e2e", "faults")
+    order = ("unit", "integration", "e2e", "hostile", "faults")
     places = {name: place for place, name in enumerate(order)}
 
     def place(item: pytest.Item) -> int:

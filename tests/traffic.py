@@ -247,7 +247,8 @@ def _check_letter(record: Record, letter: Record, group: str) -> None:
     kept = letter.header("dlq.reason") not in ("too_large", "corrupt")
     assert (letter.key, letter.value) == (record.key, record.value if kept else None)
     own = [header for header in letter.headers if header[0] not in DEAD_LETTER_HEADERS]
-    assert own == list(record.headers)
+    given = [header for header in record.headers if header[0] not in DEAD_LETTER_HEADERS]  # forged ones are replaced
+    assert own == given
     added = [name for name, _ in letter.headers if name in DEAD_LETTER_HEADERS]
     assert sorted(added) == sorted(DEAD_LETTER_HEADERS)
     assert letter.header("dlq.group") == group

@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-pytest.register_assert_rewrite("tests.integration.desk")
-
-from tests.integration.desk import Desk, desk_on  # noqa: E402 - what it asserts is to be shown
+from tests.integration.desk import Desk, desk_on
 
 
 @pytest.fixture
