@@ -8,6 +8,8 @@ STACK ?= auto
 DOSE ?= short
 # Further words for pytest, as in: make test PYTEST="-x -k duplicates"
 PYTEST ?=
+# Further words for pip-audit, as in: make audit-deps AUDIT="--ignore-vuln GHSA-…"
+AUDIT ?=
 # The name of the container image, and further words for docker build, as in: make image DOCKER_BUILD="--network=host"
 IMAGE ?= points-reversal:local
 DOCKER_BUILD ?=
@@ -19,10 +21,10 @@ DEV_PACKAGES := $(BIN)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check hostile bench schemas image lock clean
+.PHONY: help demo test check hostile bench schemas image lock audit-deps clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(PACKAGES) ## a whole run on a real Kafka and a real Postgres, started here and stopped after
 	@$(BIN)/points-reversal demo
@@ -55,6 +57,17 @@ image: ## build the container image (IMAGE=name:tag, DOCKER_BUILD="further words
 
 lock: ## write uv.lock anew from pyproject.toml (needs uv)
 	uv lock
+
+# Every package of uv.lock in its locked version, also those of the tests; PyPI is asked what it knows of each. A package that
+# cannot be asked about fails too: what was not audited must not pass for sound.
+audit-deps: $(PACKAGES) ## known vulnerabilities of the locked packages fail (asks pypi.org)
+	@[ -x $(VENV)/audit/bin/pip-audit ] || { $(BIN)/python -m venv $(VENV)/audit && \
+	  $(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check --no-input 'pip-audit>=2.9,<3'; }
+	@mkdir -p build
+	@$(BIN)/python -c 'import tomllib; packages = tomllib.load(open("uv.lock", "rb"))["package"]; \
+	  print(*("==".join((one["name"], one["version"])) for one in packages if "registry" in one["source"]), sep="\n")' \
+	  > build/locked.txt
+	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement build/locked.txt $(AUDIT)
 
 clean: ## remove the environment and every file made here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
