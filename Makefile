@@ -21,7 +21,7 @@ DEV_PACKAGES := $(BIN)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check hostile bench schemas image lock audit-deps clean
+.PHONY: help demo test faults hostile check bench schemas image lock audit-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: $(PACKAGES) ## a whole run on a real Kafka and a real Postgres, started he
 
 test: $(DEV_PACKAGES) ## all tests (STACK=auto|embedded|containers, PYTEST="further words")
 	@$(BIN)/python -m pytest --stack=$(STACK) $(PYTEST)
+
+faults: $(DEV_PACKAGES) ## only the faults, injected into the real thing (DOSE=short|long); figures in build/faults.json
+	@$(BIN)/python -m pytest tests/faults --stack=$(STACK) --dose=$(DOSE) $(PYTEST)
 
 check: $(DEV_PACKAGES) ## format, lint, types, import contracts, lock file
 	$(BIN)/ruff format --check .

@@ -21,6 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the Kafka and Postgres to test on: auto is those that TEST_DATABASE_URL and "
         "TEST_KAFKA_BOOTSTRAP_SERVERS name, else embedded",
     )
+    parser.addoption(
+        "--dose",
+        choices=("short", "long"),
+        default="short",
+        help="how much of each fault tests/faults injects (the table DOSES in its engine.py)",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -183,6 +183,7 @@ class Site:
     output_partitions: int = 1
     settings: dict[str, str] = field(default_factory=dict)
     services: list[Service] = field(default_factory=list)
+    loaded: list[Data] = field(default_factory=list)  # the load lines
 
     @property
     def database_url(self) -> str:
@@ -270,6 +271,8 @@ class Site:
 
     async def load(self, lines: Iterable[Data]) -> None:
         """Loads what a shop knows, as the command `load` does."""
+        lines = list(lines)
+        self.loaded += lines
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl", dir=self.directory) as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
             file.flush()

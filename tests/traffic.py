@@ -91,6 +91,7 @@ class Traffic:
     redemptions: int = 10
     duplicates: float = 0.3
     sent: list[Sending] = field(default_factory=list)
+    unspent: list[tuple[int, str]] = field(default_factory=list)  # customers and lots for redemptions to come
     numbers: int = 0
 
     def lines(self) -> list[Data]:
@@ -112,11 +113,13 @@ class Traffic:
         chance = self.random.random()
         customer = self.random.randint(1, self.customers)
         names = {"orgId": ORG, "customerId": customer}
-        if chance < 0.05:
+        if chance < 0.05 or (chance < 0.08 and not self.unspent):
+            self.unspent.append((customer, f"L-{self.numbers}"))
             return "points.issued", bare({**names, "lotId": f"L-{self.numbers}", "points": "50"}, customer)
-        if chance < 0.08:
-            redemption = {**names, "redemptionId": f"R-new-{self.numbers}", "points": "1"}
-            return "points.redeemed", bare(redemption, customer)
+        if chance < 0.08:  # it names its lot: which one it takes does not hang on the order of two topics
+            customer, lot = self.unspent.pop(self.random.randrange(len(self.unspent)))
+            redemption = {"orgId": ORG, "customerId": customer, "redemptionId": f"R-new-{self.numbers}", "points": "1"}
+            return "points.redeemed", bare({**redemption, "lots": [{"lotId": lot, "points": "1"}]}, customer)
         if chance < 0.10:
             identifiers = [{"type": "PHONE", "value": PHONE.format(customer)}]
             return "customer.updated", bare({**names, "identifiers": identifiers}, customer)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
-from collections.abc import Iterator
 from random import Random
 
 import pytest
 
 from service.failpoint import POINTS, arm
-from tests.process import Service, Site, site
-from tests.stack import Stack, eventually
+from tests.faults.conftest import Doses, Trials
+from tests.process import Service, Site
+from tests.stack import eventually
 from tests.traffic import Traffic, send, verify
 
 STATIC = {"kafka__group_instance_id": "one"}  # the next process has the partitions of the killed one at once
-SMALL = {"batch_records": "40"}  # many batches of few records
-
-
-@pytest.fixture
-def place(stack: Stack, template_database: str) -> Iterator[Site]:
-    with site(stack, template_database, settings=SMALL) as own:
-        yield own
 
 
 async def killed(service: Service) -> None:
@@ -117,32 +111,47 @@ async def test_a_restarted_process_has_its_partitions_back_at_once_by_its_name(p
     await verify(place)
 
 
-async def test_killed_ten_times_at_random(place: Site) -> None:
-    random = Random(3)
-    traffic = Traffic(random, customers=40)
-    await place.load(traffic.lines())
-    for number in range(10):
-        before = await place.value("select coalesce(sum(taken), 0)::int from lane")
-        await send(place, traffic.next(400))
-        service = place.start(**STATIC)
-        if number % 3 == 2:
-            await starts(service, lanes=random.randint(0, 8))
-        else:
-            await takes(place, before + random.randint(1, 400))
-        assert service.running, service.tail()
-        service.kill()
-    heir = place.start(**STATIC)
-    await place.drained()
-    await heir.stop()
-    findings = await verify(place)
-    assert len(findings.inputs[place.topic("order_returned")]) > 3000
+@pytest.mark.timeout(7200)
+async def test_killed_again_and_again(trial: Trials, dose: Doses) -> None:
+    """At every failpoint in turn and at random moments, also of the start-up; each time the next process goes on."""
+    kills = dose("kills")
+    run = trial("the service dies", kills)
+    place, random = run.site, run.random
+    ways = [way for _, way in zip(range(kills), itertools.cycle([*POINTS, "moment", "start"]), strict=False)]
+    random.shuffle(ways)
+    async with run:
+        for way in ways:
+            await run.feed(dose("records between kills"))
+            if way == "revoked":
+                await killed_by_a_rebalance(place)
+            elif way in POINTS:
+                count = random.randint(1, 8 if way in ("owned", "drained") else 4)
+                await killed(place.start(**STATIC, test_failpoint=f"{way}:{count}"))
+            else:
+                service = place.start(**STATIC)
+                if way == "start":
+                    await starts(service, lanes=random.randint(0, 8))
+                else:
+                    await run.moves(random.randint(1, 300))
+                assert service.running, service.tail()
+                service.kill()
+            run.fault_ended()
+        heir = place.start(**STATIC)
+        await run.recovered()
+        findings = await run.finish(heir)
+    assert findings.repeats > 0
+    assert findings.by_code().keys() >= {"completed", "902", "887", "817", "dead not_json"}
+
+
+async def killed_by_a_rebalance(place: Site) -> None:
+    """The one from whom partitions are taken dies of it; the one that was to have them is killed too."""
+    first = place.start(test_failpoint="revoked:1")
+    await first.ready()
+    second = place.start()
+    await killed(first)
+    second.kill()
 
 
 async def starts(service: Service, lanes: int) -> None:
     """Returns in the middle of its start-up, when it has so many lanes."""
     await eventually(lambda: len(service.said("lane.owned")) >= lanes, 40, poll_seconds=0.001)
-
-
-async def takes(place: Site, records: int) -> None:
-    """Returns when so many records are decided, somewhere between two batches or within one."""
-    await eventually(lambda: place.value("select sum(taken) >= $1 from lane", records), 40, poll_seconds=0.001)

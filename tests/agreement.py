@@ -1,0 +1,145 @@
+"""The simple model beside the service: each customer's records, one after the other in the order of their `sequence`.
+
+A model of its own for each customer, since nothing that one of these tests does to a customer reaches another. A feed
+record has no sequence: it stands where its decision moment (when its lot was issued, its redemption redeemed) puts it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tests.compare import Names
+from tests.model import Model
+from tests.process import Site
+from tests.reading import Number
+from tests.stack import Record
+from tests.traffic import Findings, taken
+
+Data = dict[str, Any]
+
+FEEDS = {"customer_updated": "customer.updated", "points_issued": "points.issued", "points_redeemed": "points.redeemed"}
+ROWS = {"lot": "lot_id", "redemption": "redemption_id"}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One record that was decided; `outcome`: as published, None of a feed record."""
+
+    kind: str
+    data: Data
+    ce: Data | None
+    place: str
+    moment: datetime
+    outcome: Data | None
+
+    @property
+    def sequence(self) -> int:
+        return int((self.outcome or {}).get("sequence") or 0)
+
+    @property
+    def completed(self) -> bool:
+        return self.outcome is not None and "errors" not in self.outcome
+
+
+async def differences(site: Site, findings: Findings) -> list[str]:
+    """Where the service's outcomes, lots and redemptions are not what the model says of the same records."""
+    async with site.database() as connection:
+        rows = {table: [dict(row) for row in await connection.fetch(f"select * from {table}")] for table in ROWS}
+    returns: dict[int | None, list[Event]] = {None: []}
+    for event in _returns(site, findings):
+        assert event.outcome is not None
+        returns.setdefault(event.outcome["customerId"], []).append(event)
+    feeds: dict[int, list[Event]] = {}
+    for event in _feeds(site, findings, rows):
+        feeds.setdefault(event.data["customerId"], []).append(event)
+    customers = {row["customer_id"] for table in rows.values() for row in table} | returns.keys() | feeds.keys()
+    found = []
+    for customer in sorted(customers, key=lambda one: one or 0):
+        events = in_order(returns.get(customer, []), feeds.get(customer or 0, []))
+        theirs = {table: [one for one in rows[table] if one["customer_id"] == customer] for table in ROWS}
+        found += _of_customer(customer, site.loaded, events, theirs)
+    return found
+
+
+def in_order(returns: list[Event], feeds: list[Event]) -> list[Event]:
+    """A customer's records in the order in which they were decided.
+
+    A feed record that waited and was booked in a batch of returns was so after the first of them that changed the
+    customer's points.
+    """
+    order = sorted(returns, key=lambda one: one.sequence)
+    for feed in sorted(feeds, key=lambda one: (one.moment, one.kind), reverse=True):
+        at = next((at for at, one in enumerate(order) if one.moment >= feed.moment), len(order))
+        if at < len(order) and order[at].kind == "order.returned" and order[at].moment == feed.moment:
+            at += next(n for n, one in enumerate(order[at:], 1) if one.completed)
+        order.insert(at, feed)
+    return order
+
+
+def _of_customer(
+    customer: int | None, lines: list[Data], events: list[Event], rows: dict[str, list[Data]]
+) -> list[str]:
+    model, names = Model(), Names()
+    if events:
+        moment = events[0].moment
+        model.load([line for line in lines if line.get("customerId") in (None, customer)], moment)
+    found = []
+    for event in events:
+        decided = model.take(event.kind, event.data, place=event.place, now=event.moment, ce=event.ce)
+        expected = [names.rewritten(one) for one in decided]
+        published = [names.outcome(event.outcome)] if event.outcome is not None else []
+        if expected != published:
+            found.append(f"{event.place} of customer {customer}: published {published}, the model says {expected}")
+    if not events:
+        return found
+    modelled = {"lot": model.lots(), "redemption": model.redemptions()}
+    for table, theirs in rows.items():
+        ours = {row[ROWS[table]]: row for row in map(names.row, theirs)}
+        expected_rows = {row[ROWS[table]]: row for row in modelled[table]}
+        found += [
+            f"{table} {name}: {ours.get(name)}, the model says {expected_rows.get(name)}"
+            for name in sorted(ours.keys() | expected_rows.keys())
+            if ours.get(name) != expected_rows.get(name)
+        ]
+    return found
+
+
+def _returns(site: Site, findings: Findings) -> Iterable[Event]:
+    topic = site.topic("order_returned")
+    for record in findings.inputs[topic]:
+        origin = taken(topic, record)
+        published = findings.outcomes.get(str(origin.outcome_id))
+        if published is None:
+            continue
+        outcome = json.loads(published.value or b"")
+        data, ce = read(record)
+        moment = datetime.fromisoformat(outcome.get("createdAt") or outcome["failedAt"])
+        yield Event("order.returned", data, ce, origin.place, moment, outcome)
+
+
+def _feeds(site: Site, findings: Findings, rows: dict[str, list[Data]]) -> Iterable[Event]:
+    """Each feed record at the moment at which it took effect; updates of these tests change nothing: at the first."""
+    booked = {("points.issued", row["lot_id"]): row["issued_at"] for row in rows["lot"]}
+    booked |= {("points.redeemed", row["redemption_id"]): row["redeemed_at"] for row in rows["redemption"]}
+    first = min(booked.values(), default=None)
+    for setting, kind in FEEDS.items():
+        topic = site.topic(setting)
+        for record in findings.inputs[topic]:
+            data, ce = read(record)
+            name = data.get("lotId") or data.get("redemptionId")
+            moment = first if kind == "customer.updated" else booked.get((kind, name))
+            if moment is not None:
+                yield Event(kind, data, ce, taken(topic, record).place, moment, None)
+
+
+def read(record: Record) -> tuple[Data, Data | None]:
+    """Data and envelope of a record that is good JSON."""
+    data = json.loads(record.value or b"", parse_float=Number)
+    if "specversion" in data:
+        return data["data"], {"source": data["source"], "id": data["id"]}
+    source, name = record.header("ce_source"), record.header("ce_id")
+    return data, None if name is None else {"source": source, "id": name}
