@@ -1,13 +1,16 @@
-"""A relay before Postgres that a test stops at a chosen message: to hold it back, to cut it off, or to lose its reply."""
+"""A relay before a server: it makes bad weather, and a test stops it at a chosen message, to hold that back, to cut it
+off, or to lose its reply."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 CHUNK = 65_536
+SLICE_SECONDS = 0.1  # a slow line passes on what it may in so long, again and again
 
 
 class Stop:
@@ -37,13 +40,20 @@ class Stop:
 
 
 class Proxy:
-    """Listens on the loopback address; `url` is the database's address through it."""
+    """Listens on a port of the loopback address and relays to another one.
 
-    def __init__(self, database_url: str) -> None:
-        self._parts = urlsplit(database_url)
+    `delay_seconds` and `bytes_per_second` slow down whatever goes through, in both directions.
+    """
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._target = (host, port)
         self._stop: Stop | None = None
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self.delay_seconds = 0.0
+        self.bytes_per_second: int | None = None
+        self.port = 0
         self.url = ""
 
     def hold(self, marker: bytes) -> Stop:
@@ -56,6 +66,22 @@ class Proxy:
         self._stop = Stop(marker, lose_reply=True)
         return self._stop
 
+    def cut(self) -> None:
+        """Ends all connections, and every new one at once, until `mend`."""
+        self._closed = True
+        self._end_links()
+
+    def silence(self) -> None:
+        """Half-open: what stands keeps standing and says nothing more, for good; new connections are ended."""
+        self._closed = True
+        for link in self._links:
+            link.silent = True
+
+    def mend(self) -> None:
+        """Fair weather again, for new connections."""
+        self._closed = False
+        self.delay_seconds, self.bytes_per_second = 0.0, None
+
     def take_stop(self, chunk: bytes) -> Stop | None:
         """The stop that a chunk meets; the next one goes through."""
         stop = self._stop
@@ -64,8 +90,28 @@ class Proxy:
         self._stop = None
         return stop
 
+    async def weather(self, size: int) -> None:
+        """Returns when so many bytes may go on."""
+        if self.delay_seconds:
+            await asyncio.sleep(self.delay_seconds)
+        if self.bytes_per_second is not None:
+            await asyncio.sleep(size / self.bytes_per_second)
+
+    @property
+    def chunk(self) -> int:
+        """How much is read at a time."""
+        if self.bytes_per_second is None:
+            return CHUNK
+        return max(1, int(self.bytes_per_second * SLICE_SECONDS))
+
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream = await asyncio.open_connection(self._parts.hostname, self._parts.port)
+        try:
+            if self._closed:
+                raise ConnectionError
+            upstream = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
         link = Link(self, (reader, writer), upstream)
         self._links.add(link)
         for pump in (link.from_client(), link.from_server()):
@@ -73,16 +119,18 @@ class Proxy:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def close(self) -> None:
-        for link in self._links:
+    def forget(self, link: Link) -> None:
+        self._links.discard(link)
+
+    def _end_links(self) -> None:
+        for link in list(self._links):
             link.end()
+
+    async def close(self) -> None:
+        self._end_links()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def listens_on(self, port: int) -> None:
-        user, _, _ = self._parts.netloc.rpartition("@")
-        self.url = urlunsplit(self._parts._replace(netloc=f"{user}@127.0.0.1:{port}", query="sslmode=disable"))
 
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -96,6 +144,7 @@ class Link:
         self.client = client
         self.server = server
         self.stop: Stop | None = None
+        self.silent = False
 
     async def from_client(self) -> None:
         while chunk := await self._read(self.client):
@@ -108,7 +157,7 @@ class Link:
                     if not stop.forward:
                         break
                     self.stop = None
-            self.server[1].write(chunk)
+            await self._pass_on(chunk, self.server)
         self.end()
 
     async def from_server(self) -> None:
@@ -118,31 +167,51 @@ class Link:
                     self.stop.reached.set()
                     break
                 await self.stop.wait()
-            self.client[1].write(chunk)
+            await self._pass_on(chunk, self.client)
         if self.stop is not None and not self.stop.lose_reply:
             await self.stop.wait()  # what is frozen does not see the server's end of it either
-        self.end()
+        if not self.silent:
+            self.end()
+
+    async def _pass_on(self, chunk: bytes, stream: Stream) -> None:
+        await self.proxy.weather(len(chunk))
+        if not self.silent:
+            stream[1].write(chunk)
+            with contextlib.suppress(OSError):
+                await stream[1].drain()
 
     async def _read(self, stream: Stream) -> bytes:
         try:
-            return await stream[0].read(CHUNK)
+            return await stream[0].read(self.proxy.chunk)
         except OSError:
             return b""
 
     def end(self) -> None:
+        self.proxy.forget(self)
         for _, writer in (self.client, self.server):
             writer.transport.abort()
 
 
 @asynccontextmanager
-async def proxy_before(database_url: str) -> AsyncIterator[Proxy]:
-    """A relay to the database for the time of a `with` block."""
-    proxy = Proxy(database_url)
-    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
-    proxy.listens_on(server.sockets[0].getsockname()[1])
+async def relay(target_port: int, host: str = "127.0.0.1", *, port: int = 0) -> AsyncIterator[Proxy]:
+    """A relay to that port for the time of a `with` block, on a port of its own choice or the one given."""
+    proxy = Proxy(target_port, host)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", port)
+    proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy
     finally:
         server.close()
         await proxy.close()
         await server.wait_closed()
+
+
+@asynccontextmanager
+async def proxy_before(database_url: str) -> AsyncIterator[Proxy]:
+    """A relay to the database for the time of a `with` block; its `url` is the database's address through it."""
+    parts = urlsplit(database_url)
+    assert parts.hostname is not None
+    async with relay(parts.port or 5432, parts.hostname) as proxy:
+        user, _, _ = parts.netloc.rpartition("@")
+        proxy.url = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{proxy.port}", query="sslmode=disable"))
+        yield proxy
