@@ -68,6 +68,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self.assigned = False  # the group has answered, if only with no partition
         self.stopping = False  # a rebalance under way gives no more work
         self.fenced = asyncio.Event()  # another process has this one's name in the group
+        self.committing: asyncio.Task[None] | None = None
         self.consumer = AIOKafkaConsumer(
             **client_options(settings.kafka),
             group_id=settings.kafka.group_id,
@@ -157,11 +158,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             for partition, worker in workers.items()
             if worker.lane is not None and worker.lane.next_offset != worker.told
         }
-        if not offsets:
+        # One that still tries is left alone: cancelled, aiokafka leaves a request behind whose failure nobody hears of.
+        if not offsets or (self.committing is not None and not self.committing.done()):
             return
+        self.committing = asyncio.create_task(self._commit(offsets, workers))
+        await asyncio.wait([self.committing], timeout=COMMIT_SECONDS)
+
+    async def _commit(self, offsets: dict[TopicPartition, int], workers: dict[TopicPartition, Worker]) -> None:
         try:
-            await asyncio.wait_for(self.consumer.commit(offsets), 5)
-        except (KafkaError, TimeoutError, OSError) as error:
+            await self.consumer.commit(offsets)
+        except (KafkaError, OSError) as error:
             log.debug("partitions.assigned", error=words(error))
             return
         for partition, offset in offsets.items():

@@ -267,7 +267,9 @@ async def produce(
     bootstrap_servers: str, topic: str, records: Iterable[Sending], **settings: Any
 ) -> list[tuple[int, int]]:
     """Produces the records in their order; returns the partition and offset of each."""
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap_servers, **settings) as producer:
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, **settings)
+    try:  # a producer that could not start is to be stopped, too
+        await producer.start()
         sent = [
             await producer.send(
                 topic,
@@ -280,6 +282,8 @@ async def produce(
             for record in records
         ]
         return [(done.partition, done.offset) for done in await asyncio.gather(*sent)]
+    finally:
+        await producer.stop()
 
 
 async def read_all(bootstrap_servers: str, topic: str) -> list[Record]:
