@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, Self
 
@@ -34,6 +35,7 @@ AWAY = (OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.Interf
 CHUNK = 60  # records that the steady stream sends at a time
 AHEAD = 400  # as long as fewer than so many wait to be decided
 POLL_SECONDS = 0.02
+AWAY_SECONDS = 0.5  # the stream tries again after so long when Kafka is away
 LAST_SECONDS = 120.0  # what is left at the end of a run is decided within so long
 
 
@@ -56,13 +58,15 @@ class Figures:
 class Trial:
     """One run: `async with trial:` watches how far the service is; `finish` judges it.
 
-    A recovery lasts from the end of a fault until the next record is decided.
+    A recovery lasts from the end of a fault until the next record is decided; where the run waits for it, until all
+    that was sent before is decided and published.
     """
 
     site: Site
     figures: Figures
     random: Random
     traffic: Traffic
+    lines: list[dict[str, Any]] | None = None  # load lines; None: the traffic's own
     sent: int = 0
     taken: int = 0
     recoveries: list[float] = field(default_factory=list)
@@ -71,7 +75,7 @@ class Trial:
     _watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self.site.load(self.traffic.lines())
+        await self.site.load(self.traffic.lines() if self.lines is None else self.lines)
         self._watching = asyncio.create_task(self._watch())
         return self
 
@@ -92,10 +96,12 @@ class Trial:
 
         async def flow() -> None:
             while not ending.is_set():
-                if self.sent - self.taken < AHEAD:
-                    with contextlib.suppress(*AWAY):  # what was sent of it is read back from the topics
+                try:
+                    if self.sent - self.taken < AHEAD:
                         await asyncio.wait_for(self.feed(CHUNK), 10)
-                await asyncio.sleep(POLL_SECONDS)
+                    await asyncio.sleep(POLL_SECONDS)
+                except AWAY:  # what was sent of it is read back from the topics
+                    await asyncio.sleep(AWAY_SECONDS)
 
         task = asyncio.create_task(flow())
         try:
@@ -110,12 +116,22 @@ class Trial:
             self._ended_at, self._taken_then = time.monotonic(), None
 
     async def recovered(self, timeout_seconds: float = 60) -> None:
-        """Returns when records are decided again after the last fault; fails when none is for so long."""
+        """Returns when all that was sent before the last fault's end is decided and published; fails when it lasts."""
+        assert self._ended_at is not None or self.recoveries
+        ended_at, moment = self._ended_at or time.monotonic(), datetime.now(UTC)
+        sent = sum((await self.site.ends()).values())
+
+        async def caught_up() -> bool:
+            if self._ended_at is not None or self.taken < sent:
+                return False
+            return not await self.site.value("select count(*) from outbox where created_at < $1", moment)
+
         try:
-            await eventually(lambda: self._ended_at is None, timeout_seconds)
+            await eventually(caught_up, timeout_seconds)
         except AssertionError:
             words = "\n".join(f"{one.name}: {one.tail()}" for one in self.site.services if one.running)
-            raise AssertionError(f"nothing decided for {timeout_seconds:g} s after a fault:\n{words}") from None
+            raise AssertionError(f"not recovered for {timeout_seconds:g} s after a fault:\n{words}") from None
+        self.recoveries.append(time.monotonic() - ended_at)
 
     async def moves(self, records: int, timeout_seconds: float = 40) -> None:
         """Returns when so many more records are decided, or (nothing is sure under a fault) when the time is up."""
