@@ -37,7 +37,10 @@ QUIET_SECONDS = 10.0  # a library's line is repeated at most this often
 
 EMAIL = re.compile(r"[^\s\"'=:,;<>()\[\]]+@[^\s\"'=:,;<>()\[\]]+")
 # A number may stand right after a colon (`phone:91234567`), but not after one within a time or an address (`12:30:05.1234`).
-PHONE = re.compile(r"(?:(?<![\w.:-])|(?<=:)(?<![\d:]:))\+?\(?\d[\d\s().-]{5,}\d(?![\w:-])")
+# An address of a server with its port, as 10.0.0.7:9092 or ('10.0.0.7', 9092), is none.
+PHONE = re.compile(
+    r"(?:(?<![\w.:-])|(?<=:)(?<![\d:]:))(?!(?:\d{1,3}\.){3}\d{1,3}(?::|', )\d)\+?\(?\d[\d\s().-]{5,}\d(?![\w:-])"
+)
 PERSONAL = {"identifier", "value", "phone", "email", "lookup"}
 
 

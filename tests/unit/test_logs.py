@@ -55,3 +55,8 @@ def test_fields_that_hold_what_names_a_person_are_masked_whole(field: str) -> No
         "event": "batch.decided",
         field: "[personal]",
     }
+
+
+@pytest.mark.parametrize("text", ["Connection at 127.0.0.1:32236 closed", "Connect call failed ('10.20.30.40', 5432)"])
+def test_the_address_of_a_server_is_no_phone(text: str) -> None:
+    assert logs.mask(text) == text
