@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
+import random
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import asyncpg
-from aiokafka.errors import KafkaError
 
 from service import __version__
-from service.consumer import COMMIT_SECONDS, Intake
+from service.consumer import COMMIT_SECONDS, WORLD, Intake
 from service.failpoint import arm
 from service.grants import lacking
 from service.health import BEAT_SECONDS, Health, serve
@@ -29,10 +31,12 @@ from service.migrate import SchemaError, pending
 from service.session import check_tls_files, said_by_postgres
 from service.settings import Settings
 from service.store import Connection, connect, disconnect, overlook, sql
-from service.topics import TopicsMissing
+from service.topics import TopicsMissing, check
+from service.watchdog import Watchdog
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 5.0
-PROBE_SECONDS = 2.0  # health asks Postgres this often
+SAY_SECONDS = 30.0  # what is waited for is said again this often
+PROBE_SECONDS = 2.0  # health asks both servers this often, and waits so long for an answer
 FORGET_SECONDS = 3600.0  # refusals past refusal_days are deleted this often
 FORGET_ROWS = 5000
 
@@ -40,8 +44,6 @@ MISUSED = 2  # exit code: a setting cannot be what it is
 NAME_TAKEN = (
     "another process joined the group {1} as {0}, too; give each a REVERSAL_KAFKA__GROUP_INSTANCE_ID of its own"
 )
-
-WORLD = (asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError, TimeoutError)
 
 T = TypeVar("T")
 
@@ -54,6 +56,9 @@ class App:
         self.metrics = Metrics()
         self.health = Health()
         self.stopping = asyncio.Event()
+        self.watchdog = Watchdog(self.health, self.stopping.set)
+        self.waits: dict[str, Wait] = {}  # by server
+        self.code = 0
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
 
     async def run(self) -> int:
@@ -70,23 +75,25 @@ class App:
         if settings.http_port:
             stop_serving = serve(settings.http_host, settings.http_port, self.health, self.metrics)
         beat = asyncio.create_task(self._beat())
+        self.watchdog.start()
         try:
-            return await self._serve()
+            await self._serve()
         finally:
+            self.watchdog.stop()
             beat.cancel()
             if stop_serving is not None:
                 stop_serving()
+        return self.code if self.watchdog.broken is None else 1
 
     def _stop(self, number: int) -> None:
         log.info("service.stopping", signal=signal.Signals(number).name)
         self.health.say("service", "is stopping")
         self.stopping.set()
 
-    async def _serve(self) -> int:
-        code = 0
+    async def _serve(self) -> None:
         pool = await self._await_postgres()
         if pool is None:
-            return 0
+            return
         publisher = Publisher(self.settings)
         intake = await self._await_kafka(pool, publisher)
         if intake is not None:
@@ -104,17 +111,28 @@ class App:
                 asyncio.create_task(self._commit(intake)),
                 asyncio.create_task(self._forget(pool)),
             ]
-            if await self._unless_stopping(intake.fenced.wait()):
-                code = MISUSED
-                kafka = self.settings.kafka
-                log.error("service.broken", reason=NAME_TAKEN.format(kafka.group_instance_id, kafka.group_id))
-            for chore in chores:
-                chore.cancel()
-            await intake.stop()
-        await publisher.stop()
-        await disconnect(pool)
+            await self._until_told(chores, intake)
+            await intake.drain()
+            if not intake.drained:
+                pool.terminate()  # what hangs there is undone
+            await asyncio.gather(intake.leave(), publisher.stop(), disconnect(pool))
+        else:
+            await asyncio.gather(publisher.stop(), disconnect(pool))
         log.info("service.stopped")
-        return code
+
+    async def _until_told(self, chores: list[asyncio.Task[None]], intake: Intake) -> None:
+        """Returns when told to stop, or when another process has this one's name; the chores never end before."""
+        stopping, fenced = asyncio.create_task(self.stopping.wait()), asyncio.create_task(intake.fenced.wait())
+        await asyncio.wait([stopping, fenced, *chores], return_when=asyncio.FIRST_COMPLETED)
+        ended = [chore for chore in chores if chore.done()]
+        if ended and not self.stopping.is_set():
+            self.watchdog.give_up(f"a chore of the process has ended: {words(ended[0].exception() or EOFError())}")
+        if fenced.done():
+            self.code = MISUSED
+            kafka = self.settings.kafka
+            log.error("service.broken", reason=NAME_TAKEN.format(kafka.group_instance_id, kafka.group_id))
+        for task in (stopping, fenced, *chores):
+            task.cancel()
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -133,17 +151,19 @@ class App:
 
     async def _await_postgres(self) -> asyncpg.Pool | None:
         """The pool, once Postgres answers with a current schema; None when told to stop before."""
-        since, wait = time.monotonic(), FIRST_WAIT_SECONDS
+        wait = FIRST_WAIT_SECONDS
         check_tls_files(self.settings)
         while not self.stopping.is_set():
             try:
-                return await self._unless_stopping(self._reach_postgres())
+                pool = await self._unless_stopping(self._reach_postgres())
             except SchemaError as error:
-                self._wait_for("Postgres", str(error), since)
+                self._wait_for("Postgres", str(error))
             except WORLD as error:
-                self._wait_for("Postgres", said_by_postgres(error), since)
-            await self._pause(wait)
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+                self._wait_for("Postgres", said_by_postgres(error))
+            else:
+                self._waited_for("Postgres")
+                return pool
+            wait = await self._back_off(wait)
         return None
 
     async def _reach_postgres(self) -> asyncpg.Pool:
@@ -159,27 +179,43 @@ class App:
 
     async def _await_kafka(self, pool: asyncpg.Pool, publisher: Publisher) -> Intake | None:
         """The intake, once the brokers answer and have all topics; None when told to stop before."""
-        since, wait = time.monotonic(), FIRST_WAIT_SECONDS
+        wait = FIRST_WAIT_SECONDS
         while not self.stopping.is_set():
             intake = Intake(self.settings, pool, publisher, self.metrics, self.owner)
             try:
                 started = await self._unless_stopping(intake.start())
             except TopicsMissing as error:
                 started = None
-                self._wait_for("Kafka", str(error), since)
+                self._wait_for("Kafka", str(error))
             except WORLD as error:
                 started = None
-                self._wait_for("Kafka", explained(self.settings.kafka, error), since)
+                self._wait_for("Kafka", explained(self.settings.kafka, error))
             if started is not None:
+                self._waited_for("Kafka")
                 return started
-            await intake.stop()
-            await self._pause(wait)
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+            await intake.leave()
+            wait = await self._back_off(wait)
         return None
 
-    def _wait_for(self, server: str, reason: str, since: float) -> None:
-        log.warning("service.waiting", server=server, reason=reason, seconds=round(time.monotonic() - since, 1))
-        self.health.say("service", f"waits for {server}: {reason}")
+    async def _back_off(self, seconds: float) -> float:
+        """Pause for about so long; returns how long the next pause is."""
+        await self._pause(random.uniform(seconds / 2, seconds))  # noqa: S311
+        return min(seconds * 2, LONGEST_WAIT_SECONDS)
+
+    def _wait_for(self, server: str, reason: str) -> None:
+        """Note that a server is waited for. It is said when that begins, when the reason is another one, and now and
+        then while it lasts."""
+        now = time.monotonic()
+        wait = self.waits.setdefault(server, Wait(now))
+        if reason not in wait.reasons or now - wait.said_at > SAY_SECONDS:
+            wait.reasons.add(reason)
+            wait.said_at = now
+            log.warning("service.waiting", server=server, reason=reason, seconds=round(now - wait.since, 1))
+        self.health.say(server, f"waits for it since {now - wait.since:.0f} s: {reason}")
+
+    def _waited_for(self, server: str) -> None:
+        self.waits.pop(server, None)
+        self.health.say(server, None)
 
     async def _beat(self) -> None:
         while True:
@@ -187,23 +223,44 @@ class App:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _probe(self, pool: asyncpg.Pool, intake: Intake) -> None:
-        """Keep health and the outbox's figures up to date."""
+        """Keep health and the outbox's figures up to date, and see that the process gets on."""
+        questions = {"Postgres": Question(lambda: self._measure(pool)), "Kafka": Question(intake.answers)}
         while True:
-            try:
-                async with asyncio.timeout(PROBE_SECONDS):
-                    row = await pool.fetchrow(sql("measure_outbox"))
-                assert row is not None
-                self.metrics.outbox_rows.set(row["rows"])
-                self.metrics.outbox_age.set(row["oldest_seconds"])
-                self.health.say("postgres", None)
-            except WORLD as error:
-                self.health.say("postgres", words(error))
-            self.health.say("group", None if intake.assigned else "has not given partitions yet")
+            faults = await asyncio.gather(*(question.ask() for question in questions.values()))
+            for server, fault in zip(questions, faults, strict=True):
+                if fault is None:
+                    self._waited_for(server)
+                else:
+                    self._wait_for(server, fault)
+            if questions["Postgres"].silent:  # the connections may be dead, and nobody said so: new ones from now on
+                await pool.expire_connections()
+            doubts = {one.name: words(one.doubt) for one in intake.workers.values() if one.doubt is not None}
+            if (doubts or "topics" in self.waits) and not any(faults):
+                doubts |= await self._missing_topics()
             stopped = {worker.name: worker.stopped for worker in intake.workers.values() if worker.stopped}
-            doubtful = [worker.name for worker in intake.workers.values() if worker.waiting_since is not None]
+            self.health.say("group", None if intake.assigned else "has not given partitions yet")
             self.health.say("lanes", "; ".join(stopped.values()) or None)
-            self.health.say("kafka or postgres", f"{', '.join(doubtful)} wait for it" if doubtful else None)
+            self.health.say("doubt", "; ".join(f"{name}: {doubt}" for name, doubt in doubts.items()) or None)
+            self.watchdog.look(intake, well=not any(faults) and "topics" not in self.waits)
             await asyncio.sleep(PROBE_SECONDS)
+
+    async def _measure(self, pool: asyncpg.Pool) -> None:
+        row = await pool.fetchrow(sql("measure_outbox"))
+        assert row is not None
+        self.metrics.outbox_rows.set(row["rows"])
+        self.metrics.outbox_age.set(row["oldest_seconds"])
+
+    async def _missing_topics(self) -> dict[str, str]:
+        """The doubts of lanes whose servers answer may be for a topic that is gone."""
+        try:
+            await check(self.settings)
+        except TopicsMissing as error:
+            self._wait_for("topics", str(error))
+            return {"topics": str(error)}
+        except WORLD:
+            return {}
+        self._waited_for("topics")
+        return {}
 
     async def _commit(self, intake: Intake) -> None:
         while True:
@@ -234,6 +291,44 @@ async def _check_schema(connection: Connection) -> None:
         raise SchemaError(
             f"the role {role} lacks {', '.join(denied)}; run `points-reversal migrate --grant {role}` as the owner"
         )
+
+
+@dataclass(slots=True)
+class Wait:
+    """Since when a server is waited for, and what was said of it."""
+
+    since: float
+    said_at: float = -math.inf
+    reasons: set[str] = field(default_factory=set)
+
+
+class Question:
+    """Asks a server again and again whether it answers. One that hangs is left to itself, and no other is asked until
+    it ends: what it waits in cannot always be cancelled."""
+
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._ask = ask
+        self._asking: asyncio.Task[str | None] | None = None
+
+    @property
+    def silent(self) -> bool:
+        return self._asking is not None
+
+    async def ask(self) -> str | None:
+        """Why the server does not answer; None where it does."""
+        self._asking = asking = self._asking or asyncio.create_task(self._fault())
+        await asyncio.wait([asking], timeout=PROBE_SECONDS)
+        if not asking.done():
+            return f"no answer within {PROBE_SECONDS:g} s"
+        self._asking = None
+        return asking.result()
+
+    async def _fault(self) -> str | None:
+        try:
+            await self._ask()
+        except WORLD as error:
+            return words(error)
+        return None
 
 
 async def run(settings: Settings) -> int:

@@ -38,10 +38,21 @@ from service.settings import Settings
 from service.store import LaneLost, sql
 from service.topics import check
 
+# What a server that is away makes of what is under way; the last one where a connection ends in the middle of a COPY.
+WORLD = (
+    KafkaError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+    asyncpg.InternalClientError,
+)
 POLL_MS = 100  # without records, a worker with something left to do (acknowledge, clear) looks after it this often
 IDLE_MS = 1000  # one with nothing left to do is woken by records, or to stop
 DUE_SECONDS = 1.0  # waiting records are looked up again this often
+STILL_SECONDS = 1.5  # a worker that is to end and gets nowhere for so long is ended: a server is away
 LEAVE_SECONDS = 3.0  # leaving the group may take so long: a rebalance under way holds it up
+HURRY_SECONDS = 0.5  # and so long where a worker had to be ended
 COMMIT_SECONDS = 5.0  # offsets go to Kafka this often, for tools that show lag
 LOOK_SECONDS = 5.0  # a stopped or idle lane looks this often whether somebody mended or reset it
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.1, 5.0
@@ -66,9 +77,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self.pipeline = Pipeline(pool, settings)
         self.workers: dict[TopicPartition, Worker] = {}
         self.assigned = False  # the group has answered, if only with no partition
+        self.drained = True
         self.stopping = False  # a rebalance under way gives no more work
         self.fenced = asyncio.Event()  # another process has this one's name in the group
         self.committing: asyncio.Task[None] | None = None
+        self.rejoining_since: float | None = None  # since when the group has taken partitions back and given none
         self.consumer = AIOKafkaConsumer(
             **client_options(settings.kafka),
             group_id=settings.kafka.group_id,
@@ -94,24 +107,68 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         await self.consumer.start()
         return self
 
-    async def stop(self) -> None:
-        """Finish what is under way, then leave the group. Bounded by drain_seconds."""
+    async def drain(self) -> None:
+        """Finish what is under way. Bounded by drain_seconds, and much less where a server is away."""
         self.stopping = True
         workers = dict(self.workers)
-        await self._end_workers(list(workers), self.settings.drain_seconds)
-        await self.commit(workers)
-        try:
-            await asyncio.wait_for(self.consumer.stop(), LEAVE_SECONDS)
-        except (TimeoutError, KafkaError, OSError) as error:
-            log.warning("service.stopping", error=words(error))
+        self.drained = await self._end_workers(list(workers), self.settings.drain_seconds)
+        if self.drained:
+            await self.commit(workers, 2 * HURRY_SECONDS)
+
+    async def leave(self) -> None:
+        """Leave the group, once drained."""
+        self.stopping = True
+        # A task of its own: with the brokers away aiokafka's stop raises the CancelledError of a fetch under way.
+        leaving = asyncio.create_task(self.consumer.stop())
+        await asyncio.wait([leaving], timeout=LEAVE_SECONDS if self.drained else HURRY_SECONDS)
+        if not leaving.done():
+            leaving.cancel()
+            await asyncio.wait([leaving], timeout=HURRY_SECONDS)
+        if not leaving.done() or leaving.cancelled() or leaving.exception() is not None:
+            log.warning("service.stopping", error=f"leaving the group: {_end(leaving)}")
+
+    async def answers(self) -> None:
+        """Raises KafkaError or OSError where the brokers do not answer."""
+        assigned = self.consumer.assignment()
+        if assigned:
+            await self.consumer.end_offsets([min(assigned)])
+        else:
+            await self.consumer.topics()
+
+    def hangs(self, seconds: float, *, well_seconds: float) -> str | None:
+        """What does not go on in this process although both servers have answered for `well_seconds`; None: nothing."""
+        coordination = self.consumer._coordinator._coordination_task  # aiokafka tells in no other way
+        if coordination.done() and not self.stopping:
+            return f"the coordination of the group has ended: {_end(coordination)}"
+        for worker in self.workers.values():
+            if worker.task.done():
+                return f"the worker of {worker.name} has ended: {_end(worker.task)}"
+        now = time.monotonic()
+        if well_seconds < seconds or self.stopping:
+            return None
+        if self.rejoining_since is not None and now - self.rejoining_since > seconds + self._rebalance_seconds:
+            return f"the group has taken partitions back and given none for {now - self.rejoining_since:.0f} s"
+        if now - self.publisher.failed_at < seconds:
+            return None  # an output refuses: that is waited for
+        for worker in self.workers.values():
+            # What Postgres itself gives as its reason is waited for, and a fault of our own would come again.
+            doubt, lasts = worker.doubt, now - worker.doubt_since
+            if isinstance(doubt, WORLD) and not isinstance(doubt, asyncpg.PostgresError) and lasts > seconds:
+                return f"{worker.name} is in doubt for {lasts:.0f} s: {words(doubt)}"
+        return None
+
+    @property
+    def _rebalance_seconds(self) -> float:
+        return self.settings.kafka.rebalance_timeout_ms / 1000
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """The group takes partitions back: their batches are finished first."""
         gone = [partition for partition in revoked if partition in self.workers]
         self.metrics.rebalances.inc()
+        self.rejoining_since = time.monotonic()
         if gone:
             reach("revoked")
-        await self._end_workers(gone, self.settings.kafka.rebalance_timeout_ms / 2000)
+        await self._end_workers(gone, self._rebalance_seconds / 2)
         log.info("partitions.revoked", partitions=_names(gone))
         if await self._has_lost_its_name():
             self.fenced.set()
@@ -135,22 +192,31 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             if partition not in self.workers and not self.stopping:
                 self.workers[partition] = Worker(self, partition)
         self.assigned = True
+        self.rejoining_since = None
         self.metrics.assigned.set(len(self.workers))
         log.info("partitions.assigned", partitions=_names(partitions))
 
-    async def _end_workers(self, partitions: list[TopicPartition], seconds: float) -> None:
+    async def _end_workers(self, partitions: list[TopicPartition], seconds: float) -> bool:
+        """Have workers finish what is under way, for as long as they get on with it; whether all of them did."""
         workers = [self.workers.pop(partition) for partition in partitions if partition in self.workers]
         for worker in workers:
             worker.stopping.set()
-        if workers:
-            _, late = await asyncio.wait([worker.task for worker in workers], timeout=seconds)
-            for task in late:  # what it leaves undone is undone in Postgres too: the next owner goes on from there
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=1)
+        deadline = time.monotonic() + seconds
+        left, gets_on = {worker.task for worker in workers}, True
+        while left and gets_on and time.monotonic() < deadline:
+            before = [worker.progress for worker in workers]
+            done, left = await asyncio.wait(left, timeout=min(STILL_SECONDS, deadline - time.monotonic()))
+            gets_on = bool(done) or before != [worker.progress for worker in workers]
+        for task in left:  # what it leaves undone is undone in Postgres too: the next owner goes on from there
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=1)
         self.metrics.assigned.set(len(self.workers))
+        return not left
 
-    async def commit(self, workers: dict[TopicPartition, Worker] | None = None) -> None:
+    async def commit(
+        self, workers: dict[TopicPartition, Worker] | None = None, seconds: float = COMMIT_SECONDS
+    ) -> None:
         """Tell Kafka how far the lanes are, for tools that show lag; nothing here depends on it."""
         workers = self.workers if workers is None else workers
         offsets = {
@@ -162,7 +228,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         if not offsets or (self.committing is not None and not self.committing.done()):
             return
         self.committing = asyncio.create_task(self._commit(offsets, workers))
-        await asyncio.wait([self.committing], timeout=COMMIT_SECONDS)
+        await asyncio.wait([self.committing], timeout=seconds)
 
     async def _commit(self, offsets: dict[TopicPartition, int], workers: dict[TopicPartition, Worker]) -> None:
         try:
@@ -184,8 +250,9 @@ class Worker:
         self.lane: Lane | None = None
         self.told = -1  # the offset last committed to Kafka
         self.stopped: str | None = None  # why the lane cannot go on
-        self.waiting_since: float | None = None  # since when a server does not answer
         self.looked_at = time.monotonic()
+        self.doubt: Exception | None = None  # why the lane does not go on just now
+        self.doubt_since = 0.0
         self.stopping = asyncio.Event()
         self.publishing: asyncio.Task[None] | None = None
         self.held: list[Record] = []
@@ -203,13 +270,16 @@ class Worker:
             except (LaneStopped, Unpublishable) as error:
                 if self.stopped != str(error):
                     log.error("lane.stopped", lane=self.name, reason=str(error))
-                self.stopped = str(error)
+                self.stopped, self.doubt = str(error), None
                 await self._pause(LOOK_SECONDS)
             except LaneLost as error:
                 log.warning("lane.lost", lane=self.name, reason=str(error))
+                self.doubt = None
                 await self._pause(random.uniform(0.1, 1))  # noqa: S311
             except Exception as error:
                 self._log_doubt(error)
+                if isinstance(error, TimeoutError):  # silence: the other connections may be as dead as this one
+                    await self.intake.pool.expire_connections()
                 if time.monotonic() - started > LONGEST_BACKOFF_SECONDS * 2:
                     backoff = FIRST_BACKOFF_SECONDS
                 await self._pause(random.uniform(backoff / 2, backoff))  # noqa: S311
@@ -217,14 +287,22 @@ class Worker:
             finally:
                 await self._abandon_publication()
 
+    @property
+    def progress(self) -> tuple[int, int, int] | None:
+        """What moves while it gets on."""
+        return None if self.lane is None else (self.lane.next_offset, self.lane.acknowledged, self.lane.cleared)
+
     def _log_doubt(self, error: Exception) -> None:
-        world = isinstance(error, KafkaError | asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError)
-        self.waiting_since = self.waiting_since or time.time()
-        log.warning(
+        """Say it once of a wait: with a server away it is every lane's, again and again."""
+        world = isinstance(error, WORLD)
+        said = world and self.doubt is not None
+        self.doubt_since = time.monotonic() if self.doubt is None else self.doubt_since
+        self.doubt = error
+        (log.debug if said else log.warning)(
             "lane.doubt",
             lane=self.name,
             error=explained(self.intake.settings.kafka, error),
-            since_seconds=round(time.time() - self.waiting_since, 1),
+            since_seconds=round(time.monotonic() - self.doubt_since, 1),
             exc_info=None if world else error,
         )
 
@@ -246,7 +324,7 @@ class Worker:
         self._seek(lane.next_offset)
         log.info("lane.owned", lane=self.name, epoch=lane.epoch, offset=lane.next_offset, drained=lane.drained)
         self.stopped = None
-        self.waiting_since = None
+        self.doubt = None
 
     def _seek(self, offset: int) -> None:
         try:
@@ -443,6 +521,16 @@ class Worker:
 
 def _record(one: ConsumerRecord) -> Record:
     return Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value, tuple(one.headers))
+
+
+def _end(task: asyncio.Task[Any]) -> str:
+    """How a task ended that should not have ended so."""
+    if not task.done():
+        return "not yet"
+    if task.cancelled():
+        return "it was cancelled"
+    error = task.exception()
+    return "of itself" if error is None else words(error)
 
 
 def _names(partitions: Iterable[Any]) -> list[str]:

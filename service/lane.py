@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ from service.store import sql
 
 PAGE = 500  # outbox rows read at a time
 FROZEN_SECONDS = 4  # no batch takes so long; what it leaves undone is taken again
+STOP_SECONDS = 1  # the last one is closed for so long at most: nothing is on its way any more
 CLOSE_SECONDS = 5  # a producer that was given up is closed in the background, for so long at most
 
 PARTITIONER = DefaultPartitioner()
@@ -42,6 +45,7 @@ class Publisher:
         self._producer: AIOKafkaProducer | None = None
         self._making = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
+        self.failed_at = -math.inf  # when a publication failed last, on the monotonic clock
 
     async def _ready(self) -> AIOKafkaProducer:
         async with self._making:
@@ -116,6 +120,7 @@ class Publisher:
         return batches
 
     def _give_up(self, producer: AIOKafkaProducer, error: BaseException) -> None:
+        self.failed_at = time.monotonic()
         if self._producer is producer:
             self._producer = None
             log.warning("producer.replaced", error=words(error))
@@ -132,7 +137,10 @@ class Publisher:
             self._close(self._producer)
             self._producer = None
         if self._closing:
-            await asyncio.wait(self._closing)
+            _, late = await asyncio.wait(self._closing, timeout=STOP_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 async def _close(producer: AIOKafkaProducer) -> None:

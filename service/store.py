@@ -17,7 +17,7 @@ from service.settings import Settings
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 
-CLOSE_SECONDS = 5.0  # longer than any healthy connection takes to come back to a pool that closes
+CLOSE_SECONDS = 2.0  # longer than any healthy connection takes to come back to a pool that closes
 
 
 class Restart(Exception):

@@ -39,12 +39,12 @@ def place(stack: Stack, template_database: str) -> Iterator[Site]:
 
 @pytest.fixture
 def trial(place: Site, request: pytest.FixtureRequest) -> Trials:
-    """Makes a run of a fault at a place, whose figures are kept. `seed` names its stream and its chance for good."""
+    """Makes a run of a fault at a place, whose figures are kept. The fault's name is the seed of all its chance."""
 
-    def make(fault: str, count: int, *, customers: int = 60, seed: str | None = None, at: Site | None = None) -> Trial:
+    def make(fault: str, count: int, *, customers: int = 60, at: Site | None = None) -> Trial:
         row = Figures(fault, count)
         figures.append(row)
-        random = Random(seed or fault)
+        random = Random(fault)
         return Trial(at or place, row, random, Traffic(random, customers=customers, redemptions=20))
 
     return make

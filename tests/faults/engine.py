@@ -31,7 +31,7 @@ DOSES: dict[str, tuple[int, int]] = {
     "contention, rounds": (50, 1_000),
     "clock, runs": (3, 60),
 }
-AWAY = (OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError)
+AWAY = (OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 CHUNK = 60  # records that the steady stream sends at a time
 AHEAD = 400  # as long as fewer than so many wait to be decided
 POLL_SECONDS = 0.02
@@ -115,8 +115,9 @@ class Trial:
         if self._ended_at is None:
             self._ended_at, self._taken_then = time.monotonic(), None
 
-    async def recovered(self, timeout_seconds: float = 60) -> None:
-        """Returns when all that was sent before the last fault's end is decided and published; fails when it lasts."""
+    async def recovered(self, timeout_seconds: float = 60) -> float:
+        """Returns when all that was sent before the last fault's end is decided and published, and the seconds since
+        then; fails when it lasts."""
         assert self._ended_at is not None or self.recoveries
         ended_at, moment = self._ended_at or time.monotonic(), datetime.now(UTC)
         sent = sum((await self.site.ends()).values())
@@ -132,6 +133,7 @@ class Trial:
             words = "\n".join(f"{one.name}: {one.tail()}" for one in self.site.services if one.running)
             raise AssertionError(f"not recovered for {timeout_seconds:g} s after a fault:\n{words}") from None
         self.recoveries.append(time.monotonic() - ended_at)
+        return self.recoveries[-1]
 
     async def moves(self, records: int, timeout_seconds: float = 40) -> None:
         """Returns when so many more records are decided, or (nothing is sure under a fault) when the time is up."""

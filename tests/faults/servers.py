@@ -8,7 +8,9 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 
-from service.child import free_ports
+import psutil
+
+from service.child import Server, free_ports
 from service.embedded import EmbeddedKafka, EmbeddedPostgres
 from tests.process import Site
 from tests.proxy import Proxy, proxy_before, relay
@@ -35,13 +37,20 @@ async def shut_down_at_once(postgres: EmbeddedPostgres) -> None:
 
 
 @contextlib.contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """A process stands still for the time of a `with` block."""
-    os.kill(pid, signal.SIGSTOP)
+def frozen(server: Server) -> Iterator[None]:
+    """A server's processes stand still for the time of a `with` block."""
+    root = psutil.Process(server.pid)
+    tree = [root]
+    root.suspend()  # so that it starts no other meanwhile
+    tree += root.children(recursive=True)
+    for process in tree[1:]:
+        process.suspend()
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 async def end_sessions(site: Site) -> int:

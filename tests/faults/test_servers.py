@@ -64,7 +64,7 @@ async def test_kafka_is_killed_and_comes_back_and_stands_still(stack: Stack, tri
                     await asyncio.sleep(run.random.uniform(0, 5))
                     await asyncio.to_thread(kafka.start)
                 else:
-                    with frozen(kafka.pid):
+                    with frozen(kafka):
                         await asyncio.sleep(FROZEN_SECONDS)
                 run.fault_ended()
                 await run.recovered()
