@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.compare import Names
@@ -84,28 +84,37 @@ def _of_customer(
     customer: int | None, lines: list[Data], events: list[Event], rows: dict[str, list[Data]]
 ) -> list[str]:
     model, names = Model(), Names()
-    if events:
-        moment = events[0].moment
-        model.load([line for line in lines if line.get("customerId") in (None, customer)], moment)
+    model.load([line for line in lines if line.get("customerId") in (None, customer)], datetime.now(UTC))
     found = []
     for event in events:
         decided = model.take(event.kind, event.data, place=event.place, now=event.moment, ce=event.ce)
         expected = [names.rewritten(one) for one in decided]
         published = [names.outcome(event.outcome)] if event.outcome is not None else []
         if expected != published:
-            found.append(f"{event.place} of customer {customer}: published {published}, the model says {expected}")
-    if not events:
-        return found
+            found.append(f"{event.place} of customer {customer}: {unlike(published, expected)}")
     modelled = {"lot": model.lots(), "redemption": model.redemptions()}
     for table, theirs in rows.items():
         ours = {row[ROWS[table]]: row for row in map(names.row, theirs)}
         expected_rows = {row[ROWS[table]]: row for row in modelled[table]}
         found += [
-            f"{table} {name}: {ours.get(name)}, the model says {expected_rows.get(name)}"
+            f"{table} {name}: {unlike([ours.get(name, {})], [expected_rows.get(name, {})])}"
             for name in sorted(ours.keys() | expected_rows.keys())
             if ours.get(name) != expected_rows.get(name)
         ]
     return found
+
+
+def unlike(ours: list[Data], theirs: list[Data]) -> str:
+    """What only one of two has, and where they differ: ours, then the model's."""
+    if len(ours) != len(theirs):
+        return f"{ours}, the model says {theirs}"
+    pairs = {
+        name: (one.get(name), two.get(name))
+        for one, two in zip(ours, theirs, strict=True)
+        for name in one.keys() | two.keys()
+        if one.get(name) != two.get(name)
+    }
+    return ", ".join(f"{name} {one}, the model says {two}" for name, (one, two) in sorted(pairs.items()))
 
 
 def _returns(site: Site, findings: Findings) -> Iterable[Event]:
