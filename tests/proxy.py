@@ -90,19 +90,17 @@ class Proxy:
         self._stop = None
         return stop
 
-    async def weather(self, size: int) -> None:
-        """Returns when so many bytes may go on."""
+    async def portions(self, chunk: bytes) -> AsyncIterator[bytes]:
+        """What was read, in the portions and at the times that the weather allows."""
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds)
-        if self.bytes_per_second is not None:
-            await asyncio.sleep(size / self.bytes_per_second)
-
-    @property
-    def chunk(self) -> int:
-        """How much is read at a time."""
-        if self.bytes_per_second is None:
-            return CHUNK
-        return max(1, int(self.bytes_per_second * SLICE_SECONDS))
+        while chunk:
+            size = len(chunk)
+            if self.bytes_per_second is not None:
+                size = max(1, int(self.bytes_per_second * SLICE_SECONDS))
+                await asyncio.sleep(SLICE_SECONDS)
+            yield chunk[:size]
+            chunk = chunk[size:]
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -174,15 +172,15 @@ class Link:
             self.end()
 
     async def _pass_on(self, chunk: bytes, stream: Stream) -> None:
-        await self.proxy.weather(len(chunk))
-        if not self.silent:
-            stream[1].write(chunk)
-            with contextlib.suppress(OSError):
-                await stream[1].drain()
+        async for portion in self.proxy.portions(chunk):
+            if not self.silent:
+                stream[1].write(portion)
+                with contextlib.suppress(OSError):
+                    await stream[1].drain()
 
     async def _read(self, stream: Stream) -> bytes:
         try:
-            return await stream[0].read(self.proxy.chunk)
+            return await stream[0].read(CHUNK)
         except OSError:
             return b""
 
