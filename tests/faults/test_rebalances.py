@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -32,6 +33,7 @@ async def test_processes_come_and_go_and_one_wakes_as_a_zombie(wide: Site, trial
     run = trial("rebalances", seconds, at=wide)
     running = [wide.start() for _ in range(PROCESSES)]
     frozen: dict[Service, float] = {}
+    ways = itertools.cycle(["freeze", "kill", "stop"])
     async with run:
         async with run.flowing():
             until = time.monotonic() + seconds
@@ -45,7 +47,7 @@ async def test_processes_come_and_go_and_one_wakes_as_a_zombie(wide: Site, trial
                     running.append(wide.start())
                     continue
                 leaving = running.pop(run.random.randrange(len(running)))
-                way = run.random.choice(["stop", "kill", "freeze"])
+                way = next(ways)
                 if way == "freeze" and not frozen:
                     leaving.freeze()
                     frozen[leaving] = time.monotonic()

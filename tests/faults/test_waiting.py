@@ -15,11 +15,11 @@ from tests.stack import Stack, eventually
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(600)]
 
-AWAY_SECONDS = 15.0
+AWAY_SECONDS = 8.0
 UNREADY_SECONDS = 10.0
 TERMINATED_SECONDS = 5.0
 RECOVERY_SECONDS = 10.0
-LINES = 3  # at most, of a wait of 15 s: that it began, and another reason or two
+LINES = 3  # at most, of a wait of some seconds: that it began, and another reason or two
 
 
 def server_of(stack: Stack, name: str) -> Server:
