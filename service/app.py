@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import math
 import os
 import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -28,15 +26,15 @@ from service.lane import Publisher
 from service.logs import log, words
 from service.metrics import Metrics
 from service.migrate import SchemaError, pending
+from service.probes import Question, Waits
 from service.session import check_tls_files, said_by_postgres
 from service.settings import Settings
-from service.store import Connection, connect, disconnect, overlook, sql
+from service.store import Connection, connect, disconnect, hang_up, overlook, sql
 from service.topics import TopicsMissing, check
 from service.watchdog import Watchdog
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 5.0
-SAY_SECONDS = 30.0  # what is waited for is said again this often
-PROBE_SECONDS = 2.0  # health asks both servers this often, and waits so long for an answer
+PROBE_SECONDS = 2.0  # health asks both servers this often
 FORGET_SECONDS = 3600.0  # refusals past refusal_days are deleted this often
 FORGET_ROWS = 5000
 
@@ -57,7 +55,7 @@ class App:
         self.health = Health()
         self.stopping = asyncio.Event()
         self.watchdog = Watchdog(self.health, self.stopping.set)
-        self.waits: dict[str, Wait] = {}  # by server
+        self.waits = Waits(self.health)
         self.code = 0
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -157,11 +155,11 @@ class App:
             try:
                 pool = await self._unless_stopping(self._reach_postgres())
             except SchemaError as error:
-                self._wait_for("Postgres", str(error))
+                self.waits.note("Postgres", str(error))
             except WORLD as error:
-                self._wait_for("Postgres", said_by_postgres(error))
+                self.waits.note("Postgres", said_by_postgres(error))
             else:
-                self._waited_for("Postgres")
+                self.waits.end("Postgres")
                 return pool
             wait = await self._back_off(wait)
         return None
@@ -186,12 +184,12 @@ class App:
                 started = await self._unless_stopping(intake.start())
             except TopicsMissing as error:
                 started = None
-                self._wait_for("Kafka", str(error))
+                self.waits.note("Kafka", str(error))
             except WORLD as error:
                 started = None
-                self._wait_for("Kafka", explained(self.settings.kafka, error))
+                self.waits.note("Kafka", explained(self.settings.kafka, error))
             if started is not None:
-                self._waited_for("Kafka")
+                self.waits.end("Kafka")
                 return started
             await intake.leave()
             wait = await self._back_off(wait)
@@ -202,21 +200,6 @@ class App:
         await self._pause(random.uniform(seconds / 2, seconds))  # noqa: S311
         return min(seconds * 2, LONGEST_WAIT_SECONDS)
 
-    def _wait_for(self, server: str, reason: str) -> None:
-        """Note that a server is waited for. It is said when that begins, when the reason is another one, and now and
-        then while it lasts."""
-        now = time.monotonic()
-        wait = self.waits.setdefault(server, Wait(now))
-        if reason not in wait.reasons or now - wait.said_at > SAY_SECONDS:
-            wait.reasons.add(reason)
-            wait.said_at = now
-            log.warning("service.waiting", server=server, reason=reason, seconds=round(now - wait.since, 1))
-        self.health.say(server, f"waits for it since {now - wait.since:.0f} s: {reason}")
-
-    def _waited_for(self, server: str) -> None:
-        self.waits.pop(server, None)
-        self.health.say(server, None)
-
     async def _beat(self) -> None:
         while True:
             self.health.beat = time.monotonic()
@@ -224,16 +207,18 @@ class App:
 
     async def _probe(self, pool: asyncpg.Pool, intake: Intake) -> None:
         """Keep health and the outbox's figures up to date, and see that the process gets on."""
+        settings = self.settings
         questions = {"Postgres": Question(lambda: self._measure(pool)), "Kafka": Question(intake.answers)}
         while True:
             faults = await asyncio.gather(*(question.ask() for question in questions.values()))
             for server, fault in zip(questions, faults, strict=True):
                 if fault is None:
-                    self._waited_for(server)
+                    self.waits.end(server)
                 else:
-                    self._wait_for(server, fault)
-            if questions["Postgres"].silent:  # the connections may be dead, and nobody said so: new ones from now on
-                await pool.expire_connections()
+                    self.waits.note(server, fault)
+            # Longer than any lock is waited for: the connections may be dead, and nobody has said so.
+            if questions["Postgres"].silent_seconds > settings.lock_timeout_ms / 1000 and await hang_up(pool, settings):
+                self.waits.note("Postgres", "it answers new connections but not the old ones: those are ended")
             doubts = {one.name: words(one.doubt) for one in intake.workers.values() if one.doubt is not None}
             if (doubts or "topics" in self.waits) and not any(faults):
                 doubts |= await self._missing_topics()
@@ -255,11 +240,11 @@ class App:
         try:
             await check(self.settings)
         except TopicsMissing as error:
-            self._wait_for("topics", str(error))
+            self.waits.note("topics", str(error))
             return {"topics": str(error)}
         except WORLD:
             return {}
-        self._waited_for("topics")
+        self.waits.end("topics")
         return {}
 
     async def _commit(self, intake: Intake) -> None:
@@ -291,44 +276,6 @@ async def _check_schema(connection: Connection) -> None:
         raise SchemaError(
             f"the role {role} lacks {', '.join(denied)}; run `points-reversal migrate --grant {role}` as the owner"
         )
-
-
-@dataclass(slots=True)
-class Wait:
-    """Since when a server is waited for, and what was said of it."""
-
-    since: float
-    said_at: float = -math.inf
-    reasons: set[str] = field(default_factory=set)
-
-
-class Question:
-    """Asks a server again and again whether it answers. One that hangs is left to itself, and no other is asked until
-    it ends: what it waits in cannot always be cancelled."""
-
-    def __init__(self, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._ask = ask
-        self._asking: asyncio.Task[str | None] | None = None
-
-    @property
-    def silent(self) -> bool:
-        return self._asking is not None
-
-    async def ask(self) -> str | None:
-        """Why the server does not answer; None where it does."""
-        self._asking = asking = self._asking or asyncio.create_task(self._fault())
-        await asyncio.wait([asking], timeout=PROBE_SECONDS)
-        if not asking.done():
-            return f"no answer within {PROBE_SECONDS:g} s"
-        self._asking = None
-        return asking.result()
-
-    async def _fault(self) -> str | None:
-        try:
-            await self._ask()
-        except WORLD as error:
-            return words(error)
-        return None
 
 
 async def run(settings: Settings) -> int:

@@ -125,7 +125,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             leaving.cancel()
             await asyncio.wait([leaving], timeout=HURRY_SECONDS)
         if not leaving.done() or leaving.cancelled() or leaving.exception() is not None:
-            log.warning("service.stopping", error=f"leaving the group: {_end(leaving)}")
+            log.warning("service.stopping", error=f"leaving the group: {end_of(leaving)}")
 
     async def answers(self) -> None:
         """Raises KafkaError or OSError where the brokers do not answer."""
@@ -135,30 +135,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         else:
             await self.consumer.topics()
 
-    def hangs(self, seconds: float, *, well_seconds: float) -> str | None:
-        """What does not go on in this process although both servers have answered for `well_seconds`; None: nothing."""
-        coordination = self.consumer._coordinator._coordination_task  # aiokafka tells in no other way
-        if coordination.done() and not self.stopping:
-            return f"the coordination of the group has ended: {_end(coordination)}"
-        for worker in self.workers.values():
-            if worker.task.done():
-                return f"the worker of {worker.name} has ended: {_end(worker.task)}"
-        now = time.monotonic()
-        if well_seconds < seconds or self.stopping:
-            return None
-        if self.rejoining_since is not None and now - self.rejoining_since > seconds + self._rebalance_seconds:
-            return f"the group has taken partitions back and given none for {now - self.rejoining_since:.0f} s"
-        if now - self.publisher.failed_at < seconds:
-            return None  # an output refuses: that is waited for
-        for worker in self.workers.values():
-            # What Postgres itself gives as its reason is waited for, and a fault of our own would come again.
-            doubt, lasts = worker.doubt, now - worker.doubt_since
-            if isinstance(doubt, WORLD) and not isinstance(doubt, asyncpg.PostgresError) and lasts > seconds:
-                return f"{worker.name} is in doubt for {lasts:.0f} s: {words(doubt)}"
-        return None
-
     @property
-    def _rebalance_seconds(self) -> float:
+    def rebalance_seconds(self) -> float:
         return self.settings.kafka.rebalance_timeout_ms / 1000
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
@@ -168,7 +146,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self.rejoining_since = time.monotonic()
         if gone:
             reach("revoked")
-        await self._end_workers(gone, self._rebalance_seconds / 2)
+        await self._end_workers(gone, self.rebalance_seconds / 2)
         log.info("partitions.revoked", partitions=_names(gone))
         if await self._has_lost_its_name():
             self.fenced.set()
@@ -523,7 +501,7 @@ def _record(one: ConsumerRecord) -> Record:
     return Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value, tuple(one.headers))
 
 
-def _end(task: asyncio.Task[Any]) -> str:
+def end_of(task: asyncio.Task[Any]) -> str:
     """How a task ended that should not have ended so."""
     if not task.done():
         return "not yet"

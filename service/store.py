@@ -18,6 +18,7 @@ from service.settings import Settings
 Connection = asyncpg.Connection | PoolConnectionProxy
 
 CLOSE_SECONDS = 2.0  # longer than any healthy connection takes to come back to a pool that closes
+HANG_UP_SECONDS = 2.0  # a new connection is to answer within so long
 
 
 class Restart(Exception):
@@ -174,3 +175,17 @@ async def disconnect(pool: asyncpg.Pool) -> None:
         await asyncio.wait_for(pool.close(), CLOSE_SECONDS)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
         pool.terminate()
+
+
+async def hang_up(pool: asyncpg.Pool, settings: Settings) -> bool:
+    """End every connection of the pool where Postgres answers a new one: what stands between may have forgotten the old
+    ones without a word, and each would be waited for until its statement's time is up. Returns whether it did."""
+    try:
+        connection = await asyncpg.connect(settings.database_url.get_secret_value(), timeout=HANG_UP_SECONDS)
+        await connection.close(timeout=HANG_UP_SECONDS)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return False
+    await pool.expire_connections()
+    for holder in pool._holders:  # type: ignore[attr-defined]  # asyncpg ends all of them in no other way
+        holder.terminate()
+    return True

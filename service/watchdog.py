@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from service.consumer import Intake
+import asyncpg
+
+from service.consumer import WORLD, Intake, end_of
 from service.health import Health
-from service.logs import log
+from service.logs import log, words
 
 HANG_SECONDS = 60.0  # longer than every time-out and backoff of the service together
 LOOK_SECONDS = 1.0
@@ -42,7 +44,7 @@ class Watchdog:
         if not well:
             self._well_since = now
         seconds = max(HANG_SECONDS, 2 * intake.settings.publish_deadline_seconds)
-        reason = intake.hangs(seconds, well_seconds=now - self._well_since)
+        reason = hanging(intake, seconds, well_seconds=now - self._well_since)
         if reason is not None:
             self.give_up(reason)
 
@@ -64,3 +66,29 @@ class Watchdog:
             if looks * LOOK_SECONDS >= HANG_SECONDS:
                 log.error("service.broken", reason=f"the loop has not turned for {HANG_SECONDS:g} s")
                 os._exit(1)
+
+
+def hanging(intake: Intake, seconds: float, *, well_seconds: float) -> str | None:
+    """What does not go on in this process though both servers have answered for `well_seconds`; None: nothing."""
+    if intake.stopping:
+        return None
+    coordination = intake.consumer._coordinator._coordination_task  # aiokafka tells in no other way
+    if coordination.done():
+        return f"the coordination of the group has ended: {end_of(coordination)}"
+    workers = list(intake.workers.values())
+    for worker in workers:
+        if worker.task.done():
+            return f"the worker of {worker.name} has ended: {end_of(worker.task)}"
+    if well_seconds < seconds:
+        return None
+    now = time.monotonic()
+    if intake.rejoining_since is not None and now - intake.rejoining_since > seconds + intake.rebalance_seconds:
+        return f"the group has taken partitions back and given none for {now - intake.rejoining_since:.0f} s"
+    if now - intake.publisher.failed_at < seconds:
+        return None  # an output refuses: that is waited for
+    for worker in workers:
+        # What Postgres itself gives as its reason is waited for, and a fault of our own would come again.
+        doubt, lasts = worker.doubt, now - worker.doubt_since
+        if isinstance(doubt, WORLD) and not isinstance(doubt, asyncpg.PostgresError) and lasts > seconds:
+            return f"{worker.name} is in doubt for {lasts:.0f} s: {words(doubt)}"
+    return None
