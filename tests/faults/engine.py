@@ -167,6 +167,12 @@ class Trial:
             await service.stop()
         return await self.judge()
 
+    async def judge_ledger(self) -> None:
+        """What can be asked where a topic went with all that lay in it."""
+        await self.site.audit()
+        self.site.check_logs()
+        self.figures.records, self.figures.differences = await self.site.value("select sum(taken)::int from lane"), 0
+
     async def judge(self) -> Findings:
         """Everything that issue 4 asks after each run, once the stream is drained."""
         findings = await verify(self.site)
