@@ -10,6 +10,9 @@ DOSE ?= short
 PYTEST ?=
 # Further words for pip-audit, as in: make audit-deps AUDIT="--ignore-vuln GHSA-…"
 AUDIT ?=
+# Fewer events and one round, and further words, as in: make bench QUICK=1 BENCH="--events 50000"
+QUICK ?=
+BENCH ?=
 # The name of the container image, and further words for docker build, as in: make image DOCKER_BUILD="--network=host"
 IMAGE ?= points-reversal:local
 DOCKER_BUILD ?=
@@ -46,8 +49,8 @@ check: $(DEV_PACKAGES) ## format, lint, types, import contracts, lock file
 hostile: $(DEV_PACKAGES) ## hostile records: the corpus, and generated ones (DOSE=short: 10,000; DOSE=long: 1,000,000)
 	@DOSE=$(DOSE) $(BIN)/python -m pytest --stack=$(STACK) tests/hostile $(PYTEST)
 
-bench: $(DEV_PACKAGES) ## produce 100,000 returns and print events/s and µs by stage
-	@$(BIN)/python -m tests.bench
+bench: $(DEV_PACKAGES) ## the service beside what others would write, and beside its limits (QUICK=1: under 5 minutes)
+	@$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(BENCH)
 
 schemas: $(PACKAGES) ## write schemas/ anew from the models
 	@$(BIN)/python -m service.schemas

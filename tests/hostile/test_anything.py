@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from service.batch import Batch, Settled
 from service.events import decode
-from service.headers import read, written
+from service.headers import read, sent, written
 from service.ledger import Customer, Ledger, Lot, Org, Program, Redemption
 from service.outbox import Outgoing, outgoing
 from service.outcomes import Completed, Refused
@@ -100,7 +100,7 @@ def check(record: Record) -> None:
     """One record through the pure part of the service, twice: the second time it is a duplicate, if it is anything."""
     message = decode(Kind(record.topic), record, MAX_BYTES)
     numbers = count(1)
-    batch = Batch(shop(), 1, 300, lambda: UUID(int=next(numbers)))
+    batch = Batch(shop(), 1, 300, lambda: str(UUID(int=next(numbers))))
     batch.take(record, message)
     again = replace(record, offset=record.offset + 1)
     batch.take(again, decode(Kind(record.topic), again, MAX_BYTES))
@@ -109,8 +109,8 @@ def check(record: Record) -> None:
     assert sorted(places) == sorted([record.place, again.place])
     for settled in batch.settled:
         assert settled.also is None
-        for sent in outgoing(settled, SETTINGS):
-            check_sent(settled, sent)
+        for one in outgoing([settled], SETTINGS):
+            check_sent(settled, one)
     if isinstance(message, Unreadable):
         return
     assert 1 <= message.org_id <= LARGEST_ID
@@ -128,24 +128,25 @@ def check_return(request: Return) -> None:
     assert request.points is None or 0 <= request.points < 2**63
 
 
-def check_sent(settled: Settled, sent: Outgoing) -> None:
+def check_sent(settled: Settled, out: Outgoing) -> None:
     """A dead letter has the bytes untouched, an outcome is whole; both are in the service's own words."""
     record = settled.record
-    assert tuple(read(written(sent.headers))) == tuple(sent.headers)
+    headers = sent(out.headers)
+    assert read(written(out.headers)) == headers
     if isinstance(settled.result, Unreadable):
-        kept = sent.payload if settled.result.reason != "too_large" else record.value
-        assert (sent.key, kept) == (record.key, record.value)
-        own = [header for header in sent.headers if header[0] not in DEAD_LETTER_HEADERS]
+        kept = out.payload if settled.result.reason != "too_large" else record.value
+        assert (out.key, kept) == (record.key, record.value)
+        own = [header for header in headers if header[0] not in DEAD_LETTER_HEADERS]
         assert own == [header for header in record.headers if header[0] not in DEAD_LETTER_HEADERS]
         assert_ours(settled.result.message)
         return
     assert isinstance(settled.result, Completed | Refused)
-    assert sent.payload is not None
-    body = json.loads(sent.payload)
+    assert out.payload is not None
+    body = json.loads(out.payload)
     assert body["orgId"] == settled.result.request.org_id
     for error in body.get("errors", ()):
         assert_ours(without_given(error["message"], body))
-    for name, value in sent.headers:
+    for name, value in headers:
         assert value is not None
         assert name == "ce_subject" or all(0x20 <= byte < 0x7F for byte in value), (name, value)
 
