@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -303,7 +302,11 @@ async def _copy_as_text(
 ) -> None:
     """For rows with arrays, which asyncpg takes long to encode."""
     if rows:
-        await connection.copy_to_table(table, source=io.BytesIO(copy_text(rows)), columns=names)
+        await connection.copy_to_table(table, source=_whole(copy_text(rows)), columns=names)
+
+
+async def _whole(text: bytes) -> AsyncIterator[bytes]:
+    yield text
 
 
 LOT = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import Coroutine, Iterable
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -81,17 +81,15 @@ class Session(asyncpg.Connection):
 
     __slots__ = ()
 
-    async def copy_records_to_table(
-        self,
-        table_name: str,
-        *,
-        records: Iterable[Sequence[object]] | AsyncIterable[Sequence[object]],
-        columns: Iterable[str] | None = None,
-        schema_name: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - asyncpg's own
-        where: str | None = None,
-    ) -> str:
+    async def copy_records_to_table(self, *args: Any, **given: Any) -> str:
         """As asyncpg's; raises ConnectionDoesNotExistError where the connection ends in the middle."""
+        return await self._until_it_ends(super().copy_records_to_table(*args, **given))
+
+    async def copy_to_table(self, *args: Any, **given: Any) -> str:
+        """As asyncpg's; raises ConnectionDoesNotExistError where the connection ends in the middle."""
+        return await self._until_it_ends(super().copy_to_table(*args, **given))
+
+    async def _until_it_ends(self, copy: Coroutine[Any, Any, str]) -> str:
         done = False
 
         def end(_: object) -> None:
@@ -102,14 +100,7 @@ class Session(asyncpg.Connection):
         try:
             async with asyncio.timeout(None) as until:
                 try:
-                    return await super().copy_records_to_table(
-                        table_name,
-                        records=records,
-                        columns=columns,
-                        schema_name=schema_name,
-                        timeout=timeout,
-                        where=where,
-                    )
+                    return await copy
                 finally:
                     done = True
         except (RuntimeError, TimeoutError) as error:

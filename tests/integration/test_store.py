@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import asyncpg
 import pytest
@@ -24,7 +25,19 @@ LARGE = [(number, "x" * 1000) for number in range(50_000)]  # more than the sock
 LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
-async def cut_in_a_copy(url: str) -> BaseException | None:
+async def by_records(connection: Any) -> None:
+    await connection.copy_records_to_table("large", records=LARGE)
+
+
+async def by_text(connection: Any) -> None:
+    async def lines() -> AsyncIterator[bytes]:
+        for number, text in LARGE:
+            yield f"{number}\t{text}\n".encode()
+
+    await connection.copy_to_table("large", source=lines())
+
+
+async def cut_in_a_copy(url: str, write: Callable[[Any], Awaitable[None]]) -> BaseException | None:
     """A COPY that Postgres does not read on waits for room to write; then its session is ended."""
     asyncio.get_running_loop().set_exception_handler(overlook)
     administrator = await asyncpg.connect(url)
@@ -33,7 +46,7 @@ async def cut_in_a_copy(url: str) -> BaseException | None:
 
     async def copy() -> None:
         async with pool.acquire() as connection, connection.transaction():
-            await connection.copy_records_to_table("large", records=LARGE)
+            await write(connection)
 
     async with pool.acquire() as connection:  # so that the table need not be looked at under the lock
         await connection.copy_records_to_table("large", records=LARGE[:1])
@@ -55,11 +68,14 @@ async def cut_in_a_copy(url: str) -> BaseException | None:
     return copying.exception()
 
 
+@pytest.mark.parametrize("write", [by_records, by_text])
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_copy_ends_with_its_connection(database: str, caplog: pytest.LogCaptureFixture, name: str) -> None:
+def test_a_copy_ends_with_its_connection(
+    database: str, caplog: pytest.LogCaptureFixture, name: str, write: Callable[[Any], Awaitable[None]]
+) -> None:
     def cut(factory: Callable[[], asyncio.AbstractEventLoop]) -> BaseException | None:
         with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(cut_in_a_copy(database))
+            return runner.run(cut_in_a_copy(database, write))
 
     with ThreadPoolExecutor(1) as thread:
         error = thread.submit(cut, LOOPS[name]).result()
