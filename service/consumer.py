@@ -273,13 +273,14 @@ class Worker:
     def _log_doubt(self, error: Exception) -> None:
         """Say it once of a wait: with a server away it is every lane's, again and again."""
         world = isinstance(error, WORLD)
-        said = world and self.doubt is not None
+        reason = explained(self.intake.settings.kafka, error)
+        said = world and self.doubt is not None and reason == explained(self.intake.settings.kafka, self.doubt)
         self.doubt_since = time.monotonic() if self.doubt is None else self.doubt_since
         self.doubt = error
         (log.debug if said else log.warning)(
             "lane.doubt",
             lane=self.name,
-            error=explained(self.intake.settings.kafka, error),
+            error=reason,
             since_seconds=round(time.monotonic() - self.doubt_since, 1),
             exc_info=None if world else error,
         )
