@@ -87,7 +87,7 @@ def by_password(secured: Secured, **others: str) -> dict[str, str]:
         "kafka__sasl_username": USER,
         "kafka__sasl_password": PASSWORD,
         "kafka__ssl_ca_file": str(secured.certificates.ca_file),
-        "kafka__request_timeout_ms": "5000",
+        "kafka__request_timeout_ms": "15000",
         **others,
     }
 
