@@ -303,7 +303,6 @@ class Worker:
         self._seek(lane.next_offset)
         log.info("lane.owned", lane=self.name, epoch=lane.epoch, offset=lane.next_offset, drained=lane.drained)
         self.stopped = None
-        self.doubt = None
 
     def _seek(self, offset: int) -> None:
         try:
@@ -393,6 +392,7 @@ class Worker:
         busy_at = due_at = time.monotonic()
         while not self.stopping.is_set():
             records, unreadable = await self._next(lane)
+            self.doubt = None  # both servers answer
             if records:
                 taken = await self.intake.pipeline.take(lane, records, records[-1].offset + 1, unreadable)
                 await self._publish(lane, taken)

@@ -14,6 +14,7 @@ from service.failures import Misused, Unreachable, Wrong
 from service.logs import mask
 from service.migrate import SchemaError, pending
 from service.settings import Settings
+from service.store import keep_times
 
 CONNECT_SECONDS = 10
 TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")  # of a Postgres address
@@ -62,7 +63,7 @@ async def _connect(settings: Settings) -> asyncpg.Connection:
     url = settings.database_url.get_secret_value()
     check_tls_files(settings)
     try:
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             url,
             timeout=CONNECT_SECONDS,
             server_settings={
@@ -73,6 +74,8 @@ async def _connect(settings: Settings) -> asyncpg.Connection:
                 "tcp_user_timeout": str(settings.tcp_user_timeout_ms),
             },
         )
+        await keep_times(connection)
+        return connection
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise unreachable(settings, error) from error
     except ssl.SSLError as error:  # one of them is a ValueError too

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Coroutine, Iterable
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,6 +18,10 @@ from service.settings import Settings
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres counts from then
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+FIRST_MICROSECOND, LAST_MICROSECOND = (FIRST - EPOCH) // MICROSECOND, (LAST - EPOCH) // MICROSECOND
 CLOSE_SECONDS = 2.0  # longer than any healthy connection takes to come back to a pool that closes
 HANG_UP_SECONDS = 2.0  # a new connection is to answer within so long
 
@@ -121,6 +126,24 @@ def overlook(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
+def _microseconds(moment: datetime) -> tuple[int]:
+    return ((moment - EPOCH) // MICROSECOND,)
+
+
+def _moment(microseconds: tuple[int]) -> datetime:
+    if FIRST_MICROSECOND <= microseconds[0] <= LAST_MICROSECOND:
+        return EPOCH + timedelta(0, 0, microseconds[0])
+    return FIRST if microseconds[0] < 0 else LAST
+
+
+async def keep_times(connection: asyncpg.Connection) -> None:
+    """Times as they are: asyncpg's own codec takes the first and the last that Python knows for infinite, and hands
+    such out without a zone. An infinite one, of another writer, is read as the first or the last."""
+    await connection.set_type_codec(
+        "timestamptz", schema="pg_catalog", encoder=_microseconds, decoder=_moment, format="tuple"
+    )
+
+
 async def _bound_silence(connection: asyncpg.Connection, tcp_user_timeout_ms: int) -> None:
     """A peer that vanished is noticed, whatever the kernel's defaults."""
     transport = getattr(connection, "_transport", None)
@@ -134,6 +157,7 @@ async def connect(settings: Settings) -> asyncpg.Pool:
 
     async def prepare(connection: asyncpg.Connection) -> None:
         await _bound_silence(connection, settings.tcp_user_timeout_ms)
+        await keep_times(connection)
 
     return await asyncpg.create_pool(
         settings.database_url.get_secret_value(),
