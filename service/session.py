@@ -74,8 +74,6 @@ async def _connect(settings: Settings) -> asyncpg.Connection:
                 "tcp_user_timeout": str(settings.tcp_user_timeout_ms),
             },
         )
-        await keep_times(connection)
-        return connection
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise unreachable(settings, error) from error
     except ssl.SSLError as error:  # one of them is a ValueError too
@@ -90,6 +88,8 @@ async def _connect(settings: Settings) -> asyncpg.Connection:
         ) from error
     except LOST as error:
         raise unreachable(settings, error) from error
+    await keep_times(connection)
+    return connection
 
 
 async def _must_be_migrated(connection: asyncpg.Connection, settings: Settings) -> None:
