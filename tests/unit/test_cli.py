@@ -245,3 +245,23 @@ def test_a_port_that_is_taken_is_2_and_told() -> None:
 def test_it_is_also_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "service", "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"points-reversal {__version__}\n")
+
+
+AT_THE_START = """
+import os, signal, sys
+import uvloop
+
+run = uvloop.run
+uvloop.run = lambda work: (os.kill(os.getpid(), signal.SIGTERM), run(work))
+sys.argv = ["points-reversal", "run", "--http-port", "0"]
+from service.cli import main
+
+main()
+"""
+
+
+def test_sigterm_before_the_loop_turns_ends_run_at_once_and_in_silence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_START], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
