@@ -79,7 +79,9 @@ class Publisher:
         try:
             async with asyncio.timeout(self.settings.publish_deadline_seconds):
                 for partition, batch in await self._batches(producer, waiting):
-                    sent.append(await producer.send_batch(batch, partition.topic, partition=partition.partition))
+                    future = await producer.send_batch(batch, partition.topic, partition=partition.partition)
+                    future.add_done_callback(_hear)
+                    sent.append(future)
                 if sent:
                     await asyncio.wait(sent)
                     for one in sent:
@@ -93,6 +95,7 @@ class Publisher:
                 f"topics` makes them; it is published then"
             ) from error
         except BaseException as error:
+            error.add_note(f"sending to {', '.join(sorted({one[0] for one in waiting}))}")
             self._give_up(producer, error)
             raise
 
@@ -141,6 +144,12 @@ class Publisher:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+
+def _hear(one: asyncio.Future[Any]) -> None:
+    """One that fails after its deadline is asked by nobody else."""
+    if not one.cancelled():
+        one.exception()
 
 
 async def _close(producer: AIOKafkaProducer) -> None:

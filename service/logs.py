@@ -120,7 +120,8 @@ def set_up(level: str = "info", style: Literal["auto", "json", "console"] = "aut
 def words(error: BaseException) -> str:
     """An error in one bounded line, without what names a person."""
     first = (str(error) or type(error).__name__).splitlines()[0]
-    return mask(f"{type(error).__name__}: {first}")[:300]
+    notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    return mask(f"{type(error).__name__}: {first}{notes}")[:300]
 
 
 log = structlog.get_logger()

@@ -66,13 +66,12 @@ async def test_nothing_is_skipped_and_the_reason_names_the_way_out(trial: Trials
     topic = place.topics.dead_letters(place.topic("order_returned")) if "dead" in setting else place.topic(setting)
     async with run:
         service = place.start(**SETTINGS)
-        service.excused = True  # see the last test
         await run.feed(200)
         await place.drained()
         await breaks(place, topic)
         await run.feed(600)
         await eventually(lambda: words in service.get("/readyz")[1], 40, poll_seconds=0.2)
-        assert breaks is not drop or topic in service.get("/readyz")[1]
+        assert topic in service.get("/readyz")[1]
         assert service.get("/readyz")[0] == 503
         rows = await place.value("select count(*) from outbox")
         assert 0 < rows <= MOST_ROWS, "consumption was to stop until the outbox drains"
@@ -88,14 +87,10 @@ async def test_nothing_is_skipped_and_the_reason_names_the_way_out(trial: Trials
             await run.judge()
 
 
-@pytest.mark.xfail(
-    reason="Publisher.publish leaves futures behind that fail after its deadline: asyncio says that nobody retrieved them"
-)
 async def test_a_publication_given_up_leaves_nothing_behind(place: Site) -> None:
     traffic = Traffic(Random("given up"))
     await place.load(traffic.lines())
     service = place.start(**SETTINGS)
-    service.excused = True
     await send(place, traffic.next(200))
     await place.drained()
     topic = place.topic("reversal_completed")
