@@ -33,6 +33,7 @@ from service.load_lines import KINDS, LINE_BYTES, read_lines
 from service.store import Connection, sql
 
 CHUNK_LINES, CHUNK_BYTES = 5_000, 4 * 1024 * 1024  # most that is staged at once; bounds memory
+ANALYZED_LINES = 10_000  # a load of so many lines changes what the planner knows of the tables
 READERS = min(4, os.cpu_count() or 1)  # reading a line takes about as long as Postgres needs to book four
 ALONE_BYTES = 16 * 1024 * 1024  # a smaller file is read sooner than processes are started for it
 LOAD_LOCK = 0x6C6F6164  # "load": one load writes at a time
@@ -112,6 +113,8 @@ async def load(
                 f"customers of the file stayed locked for {LOCK_SECONDS} s; nothing was booked; look at "
                 f"pg_stat_activity for a hanging transaction, then load again"
             ) from None
+    if summary.lines >= ANALYZED_LINES:  # until autovacuum comes by, the planner would take the tables for empty
+        await connection.execute("analyze customer, identifier, lot, redemption, reward, journal")
     summary.seconds = time.monotonic() - started
     return summary
 
