@@ -215,7 +215,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             log.debug("partitions.assigned", error=words(error))
             return
         for partition, offset in offsets.items():
-            workers[partition].told = offset
+            if partition in workers:  # else it was taken back meanwhile
+                workers[partition].told = offset
 
 
 class Worker:
