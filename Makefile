@@ -32,11 +32,11 @@ help: ## list the targets
 demo: $(PACKAGES) ## a whole run on a real Kafka and a real Postgres, started here and stopped after
 	@$(BIN)/points-reversal demo
 
-test: $(DEV_PACKAGES) ## all tests (STACK=auto|embedded|containers, PYTEST="further words")
-	@$(BIN)/python -m pytest --stack=$(STACK) $(PYTEST)
+test: $(DEV_PACKAGES) ## all tests but the dosed faults (STACK=auto|embedded|containers, PYTEST="further words")
+	@$(BIN)/python -m pytest --stack=$(STACK) -m "not dosed" $(PYTEST)
 
-faults: $(DEV_PACKAGES) ## only the faults, injected into the real thing (DOSE=short|long); figures in build/faults.json
-	@$(BIN)/python -m pytest tests/faults --stack=$(STACK) --dose=$(DOSE) $(PYTEST)
+faults: $(DEV_PACKAGES) ## the faults, injected into the real thing by the dose (DOSE=short|long); figures in build/faults.json
+	@$(BIN)/python -m pytest tests/faults -m dosed --stack=$(STACK) --dose=$(DOSE) $(PYTEST)
 
 check: $(DEV_PACKAGES) ## format, lint, types, import contracts, lock file
 	$(BIN)/ruff format --check .

@@ -36,6 +36,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("embedded"):
                 item.add_marker(elsewhere)
+    for item in items:
+        if "trial" in getattr(item, "fixturenames", ()):
+            item.add_marker("dosed")
     order = ("unit", "integration", "e2e", "hostile", "faults")
     places = {name: place for place, name in enumerate(order)}
 
