@@ -109,10 +109,7 @@ class Batch:
 
     def _settle(self, settled: Settled) -> None:
         """Note an end, then work off what it sets free: depth first, with a list instead of recursion."""
-        freed = self._note(settled)
-        if not freed:
-            return
-        todo = deque(freed)
+        todo = deque(self._note(settled))
         while todo:
             step = todo.popleft()
             steps = self._release(step) if isinstance(step, Waiting) else self._retry_feeds(step)

@@ -48,11 +48,9 @@ def _points() -> Points:
 class Changes:
     """A batch's rows, added up: one per target."""
 
-    lots: defaultdict[LotId, int] = field(default_factory=lambda: defaultdict(int))  # points to add to what a lot holds
-    redemptions: defaultdict[RedemptionId, int] = field(
-        default_factory=lambda: defaultdict(int)
-    )  # points to add to what was given back
-    units: defaultdict[RedemptionId, int] = field(default_factory=lambda: defaultdict(int))
+    lots: Points = field(default_factory=_points)  # by lot: to add to what it holds
+    redemptions: Points = field(default_factory=_points)  # by redemption: to add to what was given back
+    units: Points = field(default_factory=_points)  # by redemption
     customers: set[CustomerId] = field(default_factory=set)  # whose row changes
     updated: set[CustomerId] = field(default_factory=set)  # those of which more than the sequence changes
     identified: dict[tuple[int, str, str], str] = field(default_factory=dict)  # identifiers with their value as given

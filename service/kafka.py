@@ -132,7 +132,7 @@ def _barrier(kafka: Kafka, error: Exception) -> str | None:
 
 def explained(kafka: Kafka, error: BaseException) -> str:
     """An error in one line; of a missing ACL, whose it is and what it must allow."""
-    who = f"the user {kafka.sasl_username}" if kafka.sasl_username else "this client"
+    who = known_as(kafka)
     match error:
         case Barred():
             return str(error)
@@ -147,6 +147,11 @@ def explained(kafka: Kafka, error: BaseException) -> str:
                 f"Kafka does not allow {who} to produce: an ACL is missing, Write on every output and dead-letter topic"
             )
     return words(error)
+
+
+def known_as(kafka: Kafka) -> str:
+    """Whom the brokers take us for."""
+    return f"the user {kafka.sasl_username}" if kafka.sasl_username else "this client"
 
 
 def _named(error: BaseException) -> str:

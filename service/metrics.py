@@ -12,7 +12,7 @@ from service.batch import Settled
 from service.commit import end
 from service.errors import Code
 from service.logs import log, mask
-from service.outcomes import Completed, Refused
+from service.outcomes import Refused
 from service.pipeline import Taken
 from service.records import DeadLetterReason, Unreadable
 
@@ -95,8 +95,6 @@ class Metrics:
 def _kind(settled: Settled) -> tuple[str, Code | None, DeadLetterReason | None]:
     """How a record ended: the end that its lane counts, the code of a refusal, the reason of a dead letter."""
     result = settled.result
-    if isinstance(result, Completed):
-        return "completed", None, None
-    if isinstance(result, Refused):
-        return "failed", result.errors[0].code, settled.also.reason if settled.also is not None else None
-    return end(settled), None, result.reason if isinstance(result, Unreadable) else None
+    code = result.errors[0].code if isinstance(result, Refused) else None
+    unreadable = result if isinstance(result, Unreadable) else settled.also
+    return end(settled), code, unreadable.reason if unreadable is not None else None

@@ -10,7 +10,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
 from service.failures import Wrong
-from service.kafka import FRAME_BYTES, Barred, administrator, input_bytes, output_bytes, reached
+from service.kafka import FRAME_BYTES, Barred, administrator, input_bytes, known_as, output_bytes, reached
 from service.logs import log
 from service.settings import Settings
 
@@ -53,8 +53,8 @@ async def check(settings: Settings) -> None:
         hidden = [topic["topic"] for topic in described if topic["error_code"] == TOPIC_BARRED]
         if hidden:  # Kafka does not tell whether they are there
             raise Barred(
-                f"Kafka does not let {_who(settings)} see {', '.join(hidden)}: ACLs are missing, Read on inputs, Write on "
-                f"outputs and dead letters"
+                f"Kafka does not let {known_as(settings.kafka)} see {', '.join(hidden)}: ACLs are missing, "
+                f"Read on inputs, Write on outputs and dead letters"
             )
         if missing:
             raise TopicsMissing(f"there is no topic {', '.join(missing)}; run `points-reversal topics`")
@@ -117,16 +117,12 @@ async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: list[
     for name, (code, message) in outcome.items():
         if code in (TOPIC_BARRED, CLUSTER_BARRED):
             raise Wrong(
-                f"Kafka does not let {_who(settings)} create the topic {name}: the ACL Create is missing, on the topic or on "
-                f"the cluster (if it is there already: the ACL Describe)"
+                f"Kafka does not let {known_as(settings.kafka)} create the topic {name}: the ACL Create is missing, on the "
+                f"topic or on the cluster (if it is there already: the ACL Describe)"
             )
         if code not in (0, ALREADY_EXISTS):
             raise Wrong(f"Kafka does not create the topic {name}: {message or for_code(code).description}")
     return [topic for topic in missing if outcome[topic.name][0] == 0]
-
-
-def _who(settings: Settings) -> str:
-    return f"the user {settings.kafka.sasl_username}" if settings.kafka.sasl_username else "this client"
 
 
 def _request(topic: Topic, settings: Settings) -> NewTopic:
