@@ -52,14 +52,15 @@ class Settled:
 
 @dataclass(slots=True)
 class Batch:
-    """Decides over a loaded ledger. `faults` holds the exceptions behind each 804, for the log."""
+    """Decides over a loaded ledger. `parked`: what begins to wait in this transaction, by place; batches of several lanes
+    in one share it, as they do the ledger. `faults` holds the exceptions behind each 804, for the log."""
 
     ledger: Ledger
     lane_id: int
     feed_wait_seconds: float
     new_id: Callable[[], str]
+    parked: dict[str, Waiting] = field(default_factory=dict)
     settled: list[Settled] = field(default_factory=list)
-    parked: dict[str, Waiting] = field(default_factory=dict)  # new ones, by place
     faults: list[tuple[Record, Exception]] = field(default_factory=list)
 
     def take(self, record: Record, message: Message) -> None:

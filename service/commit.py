@@ -1,21 +1,21 @@
-"""Writes a decided batch down: one statement per table, rows in one order, what is only appended by COPY."""
+"""Writes a decided batch down: what returns come to in one statement, what feeds bring table by table."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from service.batch import Batch, Settled
-from service.copy_text import copy_text
+from service.copy_text import array
 from service.headers import kept, written
 from service.ledger import CustomerId, Entry, Ledger, Lot, LotId, Redemption, RedemptionId, Waiting
 from service.outbox import Outgoing
 from service.outcomes import Completed, Issued, Redeemed, Refused, Repeated, Unchanged, Updated
 from service.published import encode_refused
-from service.records import KINDS, CustomerUpdated, PointsIssued, PointsRedeemed, Return
-from service.store import Connection, Restart, columns, sql
+from service.records import KINDS, CustomerUpdated, PointsIssued, PointsRedeemed, Record, Return, value
+from service.store import Connection, LaneLost, Restart, columns, sql
 
 ENDS = ("completed", "failed", "booked", "unchanged", "repeated", "dead")
 
@@ -128,28 +128,6 @@ class Changes:
                 self.identified[feed.org_id, identifier.type, identifier.lookup] = identifier.value
 
 
-async def write(connection: Connection, batch: Batch, created: set[CustomerId], outbox: list[Outgoing],
-                position: int) -> None:  # fmt: skip
-    """Write all of a batch but its lane. `created`: customers that this transaction made; `position`: of the first
-    outbox row. Raises Restart where another lane settled one of the waiting records meanwhile."""
-    changes = Changes()
-    ledger = batch.ledger
-    for settled in batch.settled:
-        changes.add(settled, ledger)
-    lots = [ledger.lots[key] for key in sorted(changes.new_lots)]
-    redemptions = [ledger.redemptions[key] for key in sorted(changes.new_redemptions)]
-    await _write_customers(connection, ledger, changes)
-    await _write_points(connection, changes, lots, redemptions)
-    still = changes.customers | {(lot.org_id, lot.customer_id) for lot in lots}
-    still |= {(one.org_id, one.customer_id) for one in redemptions}
-    if created - still:
-        await connection.execute(sql("delete_customers"), *columns(created - still, 2))
-    await _append(connection, changes)
-    await _write_waiting(connection, batch)
-    await _write_rewards(connection, changes)
-    await _write_outbox(connection, batch, outbox, position)
-
-
 async def _update(connection: Connection, name: str, rows: Iterable[tuple[Any, ...]], width: int) -> None:
     """Run an update that must find each of its targets."""
     targets = list(rows)
@@ -162,8 +140,6 @@ async def _update(connection: Connection, name: str, rows: Iterable[tuple[Any, .
 
 
 async def _write_customers(connection: Connection, ledger: Ledger, changes: Changes) -> None:
-    decided = sorted((*key, ledger.customers[key].sequence) for key in changes.customers - changes.updated)
-    await _update(connection, "update_sequences", decided, 3)
     rows = []
     for key in sorted(changes.updated):
         customer = ledger.customers[key]
@@ -180,18 +156,102 @@ async def _write_customers(connection: Connection, ledger: Ledger, changes: Chan
             await connection.execute(sql("put_identifiers"), *columns(put, 5))
 
 
-async def _write_points(
-    connection: Connection, changes: Changes, lots: list[Lot], redemptions: list[Redemption]
+@value
+class Share:
+    """A lane's part of a transaction, and how the lane moves with it. `last`: the last record taken, if any;
+    `acknowledged`: the outbox is on Kafka up to here; `position`: of the first outbox row."""
+
+    batch: Batch
+    outbox: list[Outgoing]
+    epoch: int
+    next_offset: int
+    last: Record | None
+    taken: int
+    acknowledged: int
+    position: int
+
+
+async def write(connection: Connection, ledger: Ledger, created: set[CustomerId], shares: Sequence[Share]) -> None:
+    """Write all of a transaction. `created`: customers that it made. Raises Restart where another lane settled one of the
+    waiting records meanwhile, LaneLost where another process has a lane."""
+    changes = Changes()
+    for share in shares:
+        for settled in share.batch.settled:
+            changes.add(settled, ledger)
+    lots = [ledger.lots[key] for key in sorted(changes.new_lots)]
+    redemptions = [ledger.redemptions[key] for key in sorted(changes.new_redemptions)]
+    await _write_customers(connection, ledger, changes)
+    await _write_new(connection, lots, redemptions)
+    still = changes.customers | {(lot.org_id, lot.customer_id) for lot in lots}
+    still |= {(one.org_id, one.customer_id) for one in redemptions}
+    if created - still:
+        await connection.execute(sql("delete_customers"), *columns(created - still, 2))
+    await _write_waiting(connection, shares)
+    await _write_rewards(connection, changes)
+    counts = [await _settle_lanes(connection, share.batch) for share in shares]
+    await _write_batch(connection, changes, ledger, shares, counts)
+
+
+async def _write_batch(
+    connection: Connection, changes: Changes, ledger: Ledger, shares: Sequence[Share], counts: Sequence[Counter[str]]
 ) -> None:
-    """New lots and redemptions are appended as they stand at the end; the others are added to."""
-    old_lots = [(*key, points) for key, points in changes.lots.items() if points and key not in changes.new_lots]
-    await _update(connection, "update_lots", old_lots, 3)
-    old_redemptions = [
+    """Sequences, points, what is appended, and the lanes. New lots and redemptions stand as they are at the end; the
+    others are added to."""
+    sequences = sorted((*key, ledger.customers[key].sequence) for key in changes.customers - changes.updated)
+    lots = [(*key, points) for key, points in changes.lots.items() if points and key not in changes.new_lots]
+    redemptions = [
         (*key, points, changes.units[key])
         for key, points in changes.redemptions.items()
         if key not in changes.new_redemptions
     ]
-    await _update(connection, "update_redemptions", old_redemptions, 4)
+    outbox = [
+        (share.batch.lane_id, position, *_outgoing_row(one))
+        for share in shares
+        for position, one in enumerate(share.outbox, share.position)
+    ]
+    found = await connection.fetchrow(
+        sql("write_batch"),
+        *columns(map(_lane_row, shares, counts), 13),
+        *columns(sequences, 3),
+        *columns(lots, 3),
+        *columns(redemptions, 4),
+        *columns(changes.reversals, 18, plain=(16, 17)),
+        *columns(map(_entry_row, changes.entries), 9, plain=(6, 7, 8)),
+        *columns(changes.refusals, 14, plain=(13,)),
+        *columns(outbox, 10, plain=(7, 8, 9)),
+    )
+    assert found is not None
+    if found["lane"] != len(shares):
+        raise LaneLost("a lane was taken over within a transaction that had locked it")
+    for table, targets in (("customer", sequences), ("lot", lots), ("redemption", redemptions)):
+        if found[table] != len(targets):
+            raise AssertionError(f"{found[table]} of {len(targets)} rows of {table} were there under lock")
+
+
+def _lane_row(share: Share, counts: Counter[str]) -> tuple[Any, ...]:
+    last = share.last
+    return (
+        share.batch.lane_id, share.epoch, share.next_offset, last and last.offset, last and last.timestamp_ms, share.taken,
+        *(counts[end] for end in ENDS), share.acknowledged,
+    )  # fmt: skip
+
+
+def _entry_row(entry: Entry) -> tuple[Any, ...]:
+    accounts, subjects, points = zip(*entry.postings, strict=True)
+    return (
+        entry.org_id, entry.entry_id, entry.kind, entry.created_at, entry.customer_id, entry.redemption_id,
+        array(accounts), array(subjects), array(points),
+    )  # fmt: skip
+
+
+def _outgoing_row(one: Outgoing) -> tuple[Any, ...]:
+    return (
+        one.id, one.aggregatetype, one.aggregateid, one.type, one.topic, one.key, one.payload,
+        written(one.headers),
+    )  # fmt: skip
+
+
+async def _write_new(connection: Connection, lots: list[Lot], redemptions: list[Redemption]) -> None:
     await _copy(connection, "lot", LOT, [
         (lot.org_id, lot.lot_id, lot.customer_id, lot.program_id, lot.points, lot.remaining, lot.expires_at,
          lot.issued_at, lot.restored_from)
@@ -206,24 +266,19 @@ async def _write_points(
     ])  # fmt: skip
 
 
-async def _append(connection: Connection, changes: Changes) -> None:
-    await _copy(connection, "reversal", REVERSAL, changes.reversals)
-    await _copy_as_text(connection, "journal", JOURNAL, [
-        (entry.org_id, entry.entry_id, entry.kind, entry.created_at, entry.customer_id, entry.redemption_id,
-         [posting.account for posting in entry.postings], [posting.subject for posting in entry.postings],
-         [posting.points for posting in entry.postings])
-        for entry in changes.entries
-    ])  # fmt: skip
-    await _copy(connection, "refusal", REFUSAL, changes.refusals)
-
-
-async def _write_waiting(connection: Connection, batch: Batch) -> None:
-    settled = [(one.lane_id, one.record.offset, one.record.timestamp_ms) for one in batch.settled if one.waited]
+async def _write_waiting(connection: Connection, shares: Sequence[Share]) -> None:
+    settled = [
+        (one.lane_id, one.record.offset, one.record.timestamp_ms)
+        for share in shares
+        for one in share.batch.settled
+        if one.waited
+    ]
     if settled:
         status = await connection.execute(sql("delete_waiting"), *columns(settled, 3))
         if int(status.rsplit(" ", 1)[1]) != len(settled):
             raise Restart("another lane settled a waiting record")
-    await _copy(connection, "waiting", WAITING, [_waiting_row(one) for one in batch.parked.values()])
+    parked = shares[0].batch.parked  # those of all shares
+    await _copy(connection, "waiting", WAITING, [_waiting_row(one) for one in parked.values()])
 
 
 def _waiting_row(waiting: Waiting) -> tuple[Any, ...]:
@@ -268,15 +323,7 @@ async def _write_rewards(connection: Connection, changes: Changes) -> None:
     await _update(connection, "update_rewards", [(*key, one[1], one[2]) for key, one in rewards.items()], 4)
 
 
-async def _write_outbox(connection: Connection, batch: Batch, outbox: list[Outgoing], position: int) -> None:
-    await _copy(connection, "outbox", OUTBOX, [
-        (batch.lane_id, position + index, one.id, one.aggregatetype, one.aggregateid, one.type, one.topic, one.key,
-         one.payload, written(one.headers))
-        for index, one in enumerate(outbox)
-    ])  # fmt: skip
-
-
-async def settle_lanes(connection: Connection, batch: Batch) -> Counter[str]:
+async def _settle_lanes(connection: Connection, batch: Batch) -> Counter[str]:
     """Count the ends of this lane's records, and write the counts of other lanes' waiting records."""
     own: Counter[str] = Counter()
     others: dict[int, Counter[str]] = {}
@@ -295,18 +342,6 @@ async def _copy(connection: Connection, table: str, names: tuple[str, ...], rows
         await connection.copy_records_to_table(table, records=rows, columns=names)
 
 
-async def _copy_as_text(
-    connection: Connection, table: str, names: tuple[str, ...], rows: list[tuple[Any, ...]]
-) -> None:
-    """For rows with arrays, which asyncpg takes long to encode."""
-    if rows:
-        await connection.copy_to_table(table, source=_whole(copy_text(rows)), columns=names)
-
-
-async def _whole(text: bytes) -> AsyncIterator[bytes]:
-    yield text
-
-
 LOT = (
     "org_id",
     "lot_id",
@@ -322,22 +357,7 @@ REDEMPTION = (
     "org_id", "redemption_id", "customer_id", "program_id", "order_id", "type", "points", "reversed", "quantity",
     "reversed_quantity", "imported_reversed_quantity", "reward_id", "redeemed_at", "lot_ids", "lot_points",
 )  # fmt: skip
-REVERSAL = (
-    "org_id", "reversal_id", "idempotency_key", "customer_id", "program_id", "redemption_id", "journal_entry_id",
-    "points", "available", "expired", "quantity", "sequence", "created_at", "lane_id", "record_offset", "outcome_id",
-    "fingerprint", "outcome",
-)  # fmt: skip
-JOURNAL = (
-    "org_id", "entry_id", "kind", "created_at", "customer_id", "redemption_id", "accounts", "subjects", "points",
-)  # fmt: skip
-REFUSAL = (
-    "org_id", "lane_id", "record_offset", "outcome_id", "idempotency_key", "code", "name", "message", "customer_id",
-    "sequence", "redemption_id", "order_id", "failed_at", "outcome",
-)  # fmt: skip
 WAITING = (
     "lane_id", "record_offset", "timestamp_ms", "kind", "org_id", "customer_id", "redemption_id", "order_id",
     "waits_for", "parked_at", "deadline", "record_key", "value", "headers",
-)  # fmt: skip
-OUTBOX = (
-    "lane_id", "position", "id", "aggregatetype", "aggregateid", "type", "topic", "record_key", "payload", "headers",
 )  # fmt: skip

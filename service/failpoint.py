@@ -12,7 +12,7 @@ import signal
 POINTS = {
     "owned": "a lane's epoch is raised, its outbox not yet published",
     "drained": "the outbox of a lane just owned is published, not yet cleared",
-    "fenced": "a batch's transaction has locked its lane",
+    "locked": "a batch's transaction has locked its lane and its customers",
     "loaded": "all is loaded under lock",
     "decided": "all is decided, nothing written",
     "written": "all is written, not committed",

@@ -1,4 +1,4 @@
-"""The way of a batch through Postgres: fence, lock, load, decide, write, commit; and what happens when that fails.
+"""The way of a batch through Postgres: lock, load, decide, write, commit; and what happens when that fails.
 
 A batch either commits whole or leaves nothing. A record that makes its batch fail is found by halving the batch until
 it stands alone, and is then settled by itself (804 and dead letter); the others are decided as if it were not there.
@@ -10,25 +10,27 @@ import asyncio
 import os
 import random
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import asyncpg
 
 from service.batch import Batch, Settled
-from service.commit import ENDS, settle_lanes, write
+from service.commit import Share, write
 from service.events import decode
 from service.failpoint import reach
-from service.ledger import CustomerId, Waiting
+from service.ledger import CustomerId, Ledger, Waiting
 from service.outbox import Outgoing, outgoing
-from service.prefetch import prefetch, read_waiting
+from service.prefetch import Needs, lock, prefetch, read_waiting
 from service.records import Message, Record, Unreadable, uuid_text
 from service.settings import Settings
 from service.store import Connection, LaneLost, Restart, blames_a_record, columns, meets_another, sql
 
 RESTARTS = 10  # another batch's commit can get in between so often before the cause is sought in the batch itself
+SMALL = 100  # a batch of fewer records shares its transaction with those of other lanes
+HELD_UP_SECONDS = 0.1  # a transaction of small ones that lasts longer does not keep the next one waiting
+GATHER_SECONDS = 0.001  # so soon those of a small transaction are back with what came meanwhile, for the next
 ALONE = 2  # a record may fail alone so often before it is condemned
 
 
@@ -86,6 +88,9 @@ class Work:
         return max(len(self.records), self.due) <= 1
 
 
+Small = tuple[Lane, Work, "asyncio.Future[Taken | None]"]
+
+
 class Pipeline:
     """Takes batches of records through Postgres."""
 
@@ -93,6 +98,9 @@ class Pipeline:
         self.pool = pool
         self.settings = settings
         self.new_id = Ids()
+        self._small: list[Small] = []  # batches that wait for the transaction of small ones under way
+        self._together: asyncio.Task[None] | None = None
+        self._taking: set[asyncio.Task[None]] = set()
 
     async def take(
         self,
@@ -113,7 +121,9 @@ class Pipeline:
         most = self.settings.max_record_bytes
         messages = [known.get(record.offset) or decode(kind, record, most) for record in records]
         decoded = time.perf_counter() - started
-        taken = await self._take(lane, Work(records, messages, next_offset))
+        work = Work(records, messages, next_offset)
+        together = await self._take_together(lane, work) if len(records) < SMALL else None
+        taken = await self._take(lane, work) if together is None else [together]
         taken[0].seconds["decode"] = decoded
         return taken
 
@@ -121,11 +131,47 @@ class Pipeline:
         """Decide a lane's waiting records that are past their deadline or whose redemption has come."""
         return await self._take(lane, Work([], [], due=self.settings.release_records))
 
+    async def _take_together(self, lane: Lane, work: Work) -> Taken | None:
+        """What a small batch comes to in a transaction with those of other lanes that came while the one before was under
+        way: a transaction takes milliseconds, however little it does. None where it has to be tried by itself."""
+        taken: asyncio.Future[Taken | None] = asyncio.get_running_loop().create_future()
+        self._small.append((lane, work, taken))
+        if self._together is None or self._together.done():
+            self._together = asyncio.create_task(self._take_small())
+        return await taken
+
+    async def _take_small(self) -> None:
+        """One transaction after the other; one that is held up (by a lock of another process) does not hold up the next."""
+        while self._small:
+            ready, self._small = [one for one in self._small if not one[2].done()], []
+            for some in _bounded(ready, self.settings):
+                taking = asyncio.create_task(self._transact_small(some))
+                self._taking.add(taking)
+                taking.add_done_callback(self._taking.discard)
+                await asyncio.wait([taking], timeout=HELD_UP_SECONDS)
+            await asyncio.sleep(GATHER_SECONDS)
+
+    async def _transact_small(self, batches: list[Small]) -> None:
+        ended: Sequence[Taken | None] = [None] * len(batches)
+        failed: Exception | None = None
+        try:
+            ended = await self._transact([(lane, work) for lane, work, _ in batches])
+        except Exception as error:
+            if not meets_another(error) and not blames_a_record(error):
+                failed = error
+        for (_, _, taken), one in zip(batches, ended, strict=True):
+            if taken.done():  # its worker was ended meanwhile
+                continue
+            if failed is None:
+                taken.set_result(one)
+            else:
+                taken.set_exception(failed)
+
     async def _take(self, lane: Lane, work: Work) -> list[Taken]:
         restarts = alone = 0
         while True:
             try:
-                return [await self._transact(lane, work)]
+                return await self._transact([(lane, work)])
             except LaneLost:
                 raise
             except Exception as error:
@@ -152,68 +198,71 @@ class Pipeline:
         second = Work(work.records[middle:], work.messages[middle:], work.next_offset)
         return [*await self._take(lane, first), *await self._take(lane, second)]
 
-    async def _transact(self, lane: Lane, work: Work) -> Taken:
+    async def _transact(self, works: Sequence[tuple[Lane, Work]]) -> list[Taken]:
         stages = Stages()
         async with self.pool.acquire() as connection:
             async with connection.transaction():
-                await self._fence(connection, lane)
-                stages.note("fence")
-                reach("fenced")
-                due = await self._load_due(connection, lane, work) if work.due else []
-                batch, created = await self._load(connection, lane, work, due)
-                seen = await self._seen(connection, lane, work)
+                due = [await self._load_due(connection, lane, work) if work.due else [] for lane, work in works]
+                ledger, created = await self._lock_and_load(
+                    connection, works, [one for some in due for one in some], stages
+                )
+                seen = [await self._seen(connection, lane, work) for lane, work in works]
                 stages.note("load")
                 reach("loaded")
-                self._decide(batch, work, due, seen)
-                outbox = outgoing(batch.settled, self.settings)
+                parked: dict[str, Waiting] = {}
+                shares = []
+                for (lane, work), waiting, passed in zip(works, due, seen, strict=True):
+                    batch = Batch(ledger, lane.lane_id, self.settings.feed_wait_seconds, self.new_id, parked)
+                    self._decide(batch, work, waiting, passed)
+                    shares.append(self._share(lane, work, batch))
                 stages.note("decide")
                 reach("decided")
-                await write(connection, batch, created, outbox, lane.position)
-                counts = await settle_lanes(connection, batch)
-                cleared = await self._move(connection, lane, work, counts)
+                await write(connection, ledger, created, shares)
                 stages.note("write")
                 reach("written")
             stages.note("commit")
             reach("committed")
-        position = lane.position
-        lane.position += len(outbox)
-        lane.cleared = cleared
-        settled = sum(1 for one in batch.settled if one.waited and one.lane_id == lane.lane_id)
-        lane.waiting = max(0, lane.waiting + len(batch.parked) - settled)
-        if work.next_offset is not None:
-            lane.next_offset = work.next_offset
-            lane.high_offset = max(lane.high_offset, work.next_offset)
-        newest_ms = work.records[-1].timestamp_ms if work.records else None
-        return Taken(len(work.records), outbox, position, batch.settled, batch.faults, newest_ms, stages.seconds)
+        return [
+            self._taken(lane, work, share, stages.seconds) for (lane, work), share in zip(works, shares, strict=True)
+        ]
 
-    async def _fence(self, connection: Connection, lane: Lane) -> None:
-        row = await connection.fetchrow(sql("lock_lane"), lane.lane_id)
-        if row is None or row["epoch"] != lane.epoch:
-            raise LaneLost(f"{lane.topic}/{lane.partition} has another owner since epoch {lane.epoch}")
-        if row["next_offset"] != lane.next_offset:
-            raise LaneLost(f"{lane.topic}/{lane.partition} stands at {row['next_offset']}, not {lane.next_offset}")
+    async def _lock_and_load(
+        self, connection: Connection, works: Sequence[tuple[Lane, Work]], due: list[Waiting], stages: Stages
+    ) -> tuple[Ledger, set[CustomerId]]:
+        """All that the decisions read, and the customers that were created. A lane's row fences it. A condemned record's
+        references are left alone."""
+        if any(work.condemned is not None for _, work in works):
+            due = []
+        needs = Needs.of(one.message for one in due)
+        for _, work in works:
+            for message in work.messages if work.condemned is None else ():
+                needs.add(message)
+        customers = {one for _, work in works for one in work.locked}
+        locked = await lock(connection, [lane.lane_id for lane, _ in works], needs, customers)
+        for lane, _ in works:
+            epoch, offset = locked.lanes.get(lane.lane_id, (0, 0))
+            if epoch != lane.epoch:
+                raise LaneLost(f"{lane.topic}/{lane.partition} has another owner since epoch {lane.epoch}")
+            if offset != lane.next_offset:
+                raise LaneLost(f"{lane.topic}/{lane.partition} stands at {offset}, not {lane.next_offset}")
+        stages.note("lock")
+        reach("locked")
+        ledger = await prefetch(
+            connection,
+            needs,
+            locked,
+            due=due,
+            clock=self.settings.test_clock,
+            release_records=0 if any(work.bare for _, work in works) else self.settings.release_records,
+            divisible=sum(len(work.records) for _, work in works) > 1,
+            max_record_bytes=self.settings.max_record_bytes,
+        )
+        return ledger, locked.created
 
     async def _load_due(self, connection: Connection, lane: Lane, work: Work) -> list[Waiting]:
         now = self.settings.test_clock or datetime.now(UTC)
         rows = await connection.fetch(sql("load_due"), lane.lane_id, now, work.due)
         return [read_waiting(row, self.settings.max_record_bytes) for row in rows]
-
-    async def _load(
-        self, connection: Connection, lane: Lane, work: Work, due: list[Waiting]
-    ) -> tuple[Batch, set[CustomerId]]:
-        """Under lock, all that the batch's decisions read. A condemned record's references are left alone."""
-        messages = [] if work.condemned is not None else work.messages
-        ledger, created = await prefetch(
-            connection,
-            messages,
-            due=due if work.condemned is None else [],
-            customers=work.locked,
-            clock=self.settings.test_clock,
-            release_records=0 if work.bare else self.settings.release_records,
-            divisible=len(work.records) > 1,
-            max_record_bytes=self.settings.max_record_bytes,
-        )
-        return Batch(ledger, lane.lane_id, self.settings.feed_wait_seconds, self.new_id), created
 
     async def _seen(self, connection: Connection, lane: Lane, work: Work) -> set[str]:
         """The outcome ids of records that have their outcome already: only below the lane's high offset, where a
@@ -242,25 +291,47 @@ class Pipeline:
             else:
                 batch.take(record, message)
 
-    async def _move(self, connection: Connection, lane: Lane, work: Work, counts: Counter[str]) -> int:
-        """Move the stored offset, and drop what is acknowledged from the outbox; returns up to which position."""
-        last = work.records[-1] if work.records else None
-        status = await connection.execute(
-            sql("move_lane"),
-            lane.lane_id,
-            lane.epoch,
-            lane.next_offset if work.next_offset is None else work.next_offset,
-            last.offset if last else None,
-            last.timestamp_ms if last else None,
-            len(work.records),
-            *(counts[end] for end in ENDS),
+    def _share(self, lane: Lane, work: Work, batch: Batch) -> Share:
+        return Share(
+            batch=batch,
+            outbox=outgoing(batch.settled, self.settings),
+            epoch=lane.epoch,
+            next_offset=lane.next_offset if work.next_offset is None else work.next_offset,
+            last=work.records[-1] if work.records else None,
+            taken=len(work.records),
+            acknowledged=lane.acknowledged,
+            position=lane.position,
         )
-        if status != "UPDATE 1":
-            raise LaneLost(f"{lane.topic}/{lane.partition} was taken over within a transaction that had locked it")
-        acknowledged = lane.acknowledged
-        if acknowledged > lane.cleared:
-            await connection.execute(sql("clear_outbox"), lane.lane_id, acknowledged, lane.epoch)
-        return acknowledged
+
+    def _taken(self, lane: Lane, work: Work, share: Share, seconds: dict[str, float]) -> Taken:
+        """Note what is committed."""
+        batch = share.batch
+        lane.position += len(share.outbox)
+        lane.cleared = share.acknowledged
+        parked = sum(1 for one in batch.parked.values() if one.lane_id == lane.lane_id)
+        settled = sum(1 for one in batch.settled if one.waited and one.lane_id == lane.lane_id)
+        lane.waiting = max(0, lane.waiting + parked - settled)
+        lane.next_offset = share.next_offset
+        lane.high_offset = max(lane.high_offset, share.next_offset)
+        newest_ms = share.last.timestamp_ms if share.last else None
+        return Taken(
+            len(work.records), share.outbox, share.position, batch.settled, batch.faults, newest_ms, dict(seconds)
+        )
+
+
+def _bounded(batches: list[Small], settings: Settings) -> Iterator[list[Small]]:
+    """The batches in groups that are within the bounds of one."""
+    group: list[Small] = []
+    records = size = 0
+    for one in batches:
+        more = sum(len(record.value or b"") for record in one[1].records)
+        if group and (records + len(one[1].records) > settings.batch_records or size + more > settings.batch_bytes):
+            yield group
+            group, records, size = [], 0, 0
+        group.append(one)
+        records, size = records + len(one[1].records), size + more
+    if group:
+        yield group
 
 
 class Stages:

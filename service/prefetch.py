@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
+from itertools import islice
 from typing import Any
+
+import orjson
 
 from service.copy_text import array
 from service.events import decode
@@ -50,7 +53,15 @@ class Needs:
     consumers: set[CustomerId] = field(default_factory=set)  # whose lots the service chooses
     booked_redemptions: set[RedemptionId] = field(default_factory=set)
     booked_orders: set[tuple[int, str]] = field(default_factory=set)
-    booked_programs: set[tuple[int, int, str | None]] = field(default_factory=set)
+    bookers: set[CustomerId] = field(default_factory=set)  # of redemptions to be booked
+
+    @classmethod
+    def of(cls, messages: Iterable[Message]) -> Needs:
+        """What the messages refer to."""
+        needs = cls()
+        for message in messages:
+            needs.add(message)
+        return needs
 
     def add(self, message: object) -> None:
         """Note what one message refers to."""
@@ -91,7 +102,7 @@ class Needs:
         self._mention(org_id, feed.customer_id)
         self.redemptions.add((org_id, feed.redemption_id))
         self.booked_redemptions.add((org_id, feed.redemption_id))
-        self.booked_programs.add((org_id, feed.customer_id, feed.program_id))
+        self.bookers.add((org_id, feed.customer_id))
         if feed.order_id is not None:
             self.booked_orders.add((org_id, feed.order_id))
         if feed.lots is None:
@@ -100,70 +111,88 @@ class Needs:
             self.lots.update((org_id, lot_id) for lot_id, _ in feed.lots)
 
 
-async def prefetch(
-    connection: Connection,
-    messages: Iterable[Message],
-    *,
-    due: Sequence[Waiting],
-    customers: set[CustomerId],
-    clock: datetime | None,
-    release_records: int,
-    divisible: bool,
-    max_record_bytes: int,
-) -> tuple[Ledger, set[CustomerId]]:
-    """Lock and load; returns the ledger and the customers that this transaction created.
+@dataclass(slots=True)
+class Locked:
+    """What a batch has under lock: lanes, by id their epoch and stored offset, and customers. `asked`: those whom it could
+    name by itself; `created`: by this transaction."""
 
-    `due`: waiting records that the batch is about too; `customers`: to be locked besides; `clock`: a frozen decision
-    moment. Raises Restart when, under the lock, the batch turns out to be about customers that it did not lock; and
-    Crowded when `release_records` would leave waiting records out of a batch that is `divisible`.
-    """
-    needs = Needs()
-    for message in [*messages, *(waiting.message for waiting in due)]:
-        needs.add(message)
-    resolved = await connection.fetch(sql("resolve_customers"), *_sought(needs))
-    asked = customers | needs.mentioned | needs.named | {(row[0], row[1]) for row in resolved}
+    lanes: dict[int, tuple[int, int]]
+    customers: dict[CustomerId, Customer]
+    asked: set[CustomerId]
+    created: set[CustomerId]
+
+
+async def lock(connection: Connection, lanes: list[int], needs: Needs, customers: set[CustomerId]) -> Locked:
+    """Lock the lanes and the customers that the batch is about, `customers` besides."""
+    asked = customers | needs.mentioned | needs.named
     created: set[CustomerId] = set()
     if needs.mentioned:
         rows = await connection.fetch(sql("create_customers"), *columns(needs.mentioned, 2))
         created = {(row[0], row[1]) for row in rows}
-    locked = await connection.fetch(sql("lock_customers"), *columns(asked, 2)) if asked else []
+    rows = await connection.fetch(
+        sql("lock_batch"),
+        array(lanes),
+        *columns(asked, 2),
+        *columns(needs.redemptions, 2),
+        *columns(needs.orders, 2),
+        *columns(needs.identifiers, 3),
+    )
+    owned = {
+        lane_id: (epoch, offset) for lane_id, epoch, offset in zip(*(one or () for one in rows[0][:3]), strict=True)
+    }
+    found = {(row[3], row[4]): Customer(*row[3:]) for row in rows if row[3] is not None}
+    return Locked(owned, found, asked, created)
 
-    waiting, left_out = await _load_waiting(connection, needs, due, locked, release_records, max_record_bytes)
-    if left_out and divisible:
-        raise Crowded(f"more than {release_records} waiting records may be set free")
-    for one in waiting:
-        needs.add(one.message)
-    ledger = await _load_orgs(connection, needs, clock)
-    ledger.customers = {(row[0], row[1]): Customer(*row) for row in locked}
-    await _load_references(connection, needs, ledger)
+
+async def prefetch(
+    connection: Connection,
+    needs: Needs,
+    locked: Locked,
+    *,
+    due: Sequence[Waiting],
+    clock: datetime | None,
+    release_records: int,
+    divisible: bool,
+    max_record_bytes: int,
+) -> Ledger:
+    """Load what the batch needs, its customers being locked.
+
+    `due`: waiting records that the batch is about too; `clock`: a frozen decision moment. Raises Restart when the batch
+    turns out to be about customers that it did not lock; and Crowded when `release_records` would leave waiting records
+    out of a batch that is `divisible`.
+    """
+    ledger, waits = await _load(connection, needs, locked, clock)
+    waiting = list(due)
+    if waits:
+        waiting, left_out = await _load_waiting(connection, needs, due, locked, release_records, max_record_bytes)
+        if left_out and divisible:
+            raise Crowded(f"more than {release_records} waiting records may be set free")
+        for one in waiting:
+            needs.add(one.message)
+        ledger, _ = await _load(connection, needs, locked, clock)
     wanted = needs.mentioned | needs.named
     owners = {(one.org_id, one.customer_id) for one in ledger.redemptions.values()}
     owners |= {(key[0], customer_id) for key, customer_id in ledger.identifiers.items()}
     # An owner, or a customer whose org was just configured, may not have been there yet when the others were locked.
     owners |= {customer for customer in needs.mentioned if customer[0] in ledger.orgs}
-    if not wanted <= asked or not owners <= ledger.customers.keys():
-        raise Restart("the batch is about more customers than it locked", asked | wanted | owners)
-    await _load_points(connection, needs, ledger)
-    for one in waiting:
+    if not wanted <= locked.asked | locked.customers.keys() or not owners <= locked.customers.keys():
+        raise Restart("the batch is about more customers than it locked", locked.asked | wanted | owners)
+    for one in sorted(waiting, key=lambda waiting: waiting.age):
         ledger.add_waiting(one)
-    return ledger, created
-
-
-def _sought(needs: Needs) -> list[str]:
-    return [*columns(needs.redemptions, 2), *columns(needs.orders, 2), *columns(needs.identifiers, 3)]
+    return ledger
 
 
 async def _load_waiting(
     connection: Connection,
     needs: Needs,
     due: Sequence[Waiting],
-    locked: list[Any],
+    locked: Locked,
     limit: int,
     max_record_bytes: int,
 ) -> tuple[list[Waiting], bool]:
     """The waiting feed records of the customers, and the waiting returns of redemptions that may be booked: those of
     the batch, then those of the waiting feed records just found; and whether the limit may have left some out."""
-    customers = {(row[0], row[1]) for row in locked} | needs.mentioned
+    customers = locked.customers.keys() | needs.mentioned
     found = {waiting.record.place: waiting for waiting in due}
     redemptions, orders = set(needs.booked_redemptions), set(needs.booked_orders)
     left_out = False
@@ -179,7 +208,7 @@ async def _load_waiting(
                 more.add(waiting.message)
         customers = set()
         redemptions, orders = more.booked_redemptions - redemptions, more.booked_orders - orders
-    return sorted(found.values(), key=lambda waiting: waiting.age), left_out
+    return list(found.values()), left_out
 
 
 def read_waiting(row: Any, max_record_bytes: int) -> Waiting:
@@ -197,78 +226,65 @@ def read_waiting(row: Any, max_record_bytes: int) -> Waiting:
     return Waiting(row["lane_id"], record, message, row["deadline"], row["parked_at"], row["waits_for"])
 
 
-async def _load_orgs(connection: Connection, needs: Needs, clock: datetime | None) -> Ledger:
-    rows = await connection.fetch(sql("load_orgs"), array(sorted(needs.orgs)))
-    ledger = Ledger(now=clock or rows[0]["moment"])
-    for row in rows:
-        if row["org_id"] is None:
-            continue
-        org = ledger.orgs.setdefault(row["org_id"], Org(row["org_id"], row["reversal_enabled"]))
-        if row["program_id"] is not None:
-            org.programs[row["program_id"]] = Program(row["org_id"], *row[3:])
-    return ledger
+async def _load(connection: Connection, needs: Needs, locked: Locked, clock: datetime | None) -> tuple[Ledger, bool]:
+    """What is there of all that the batch needs, and whether there may be waiting records that it sets free."""
+    row = await connection.fetchrow(
+        sql("load_batch"),
+        clock,
+        array(sorted(needs.orgs)),
+        *columns(needs.keys, 2),
+        *columns(needs.redemptions, 2),
+        *columns(needs.orders, 2),
+        *columns(needs.identifiers, 3),
+        *columns(needs.lots, 2),
+        *columns(needs.consumers, 2),
+        *columns(needs.bookers, 2),
+        *columns(locked.customers.keys() | needs.mentioned, 2),
+        *columns(needs.booked_redemptions, 2),
+        *columns(needs.booked_orders, 2),
+    )
+    assert row is not None
+    cells = iter(row)
+    ledger = Ledger(now=next(cells), customers=locked.customers)
+    for org_id, reversal_enabled, *program in _rows(cells, 15):
+        org = ledger.orgs.setdefault(org_id, Org(org_id, reversal_enabled))
+        if program[0] is not None:
+            org.programs[program[0]] = Program(org_id, *program)
+    for org_id, key, outcome, fingerprint, outcome_id in _rows(cells, 5):
+        ledger.keys[org_id, key] = Existing(outcome.encode(), fingerprint, outcome_id)
+    known = list(_rows(cells, 12))
+    lot_ids, lot_points = (orjson.loads(next(cells) or "[]") for _ in range(2))
+    for redemption, ids, points in zip(known, lot_ids, lot_points, strict=True):
+        lots = tuple(zip(ids, points, strict=True))
+        ledger.redemptions[redemption[0], redemption[1]] = Redemption(*(*redemption, lots))
+    _list_orders(needs, ledger)
+    ledger.identifiers = {(org_id, kind, lookup): owner for org_id, kind, lookup, owner in _rows(cells, 4)}
+    for lot in _rows(cells, 9):
+        ledger.lots[lot[0], lot[1]] = Lot(*lot)
+    for redeemed in ledger.redemptions.values():
+        ledger.balances[redeemed.org_id, redeemed.customer_id, redeemed.program_id] = 0
+    for org_id, customer_id in needs.bookers:
+        for program_id in ledger.orgs[org_id].programs if org_id in ledger.orgs else ():
+            ledger.balances[org_id, customer_id, program_id] = 0
+    for org_id, customer_id, program_id, sum_of_points in _rows(cells, 4):
+        ledger.balances[org_id, customer_id, program_id] = int(sum_of_points)
+    for org_id, customer_id, program_id, moment in _rows(cells, 4):
+        ledger.reversal_times.setdefault((org_id, customer_id, program_id), []).append(moment)
+    return ledger, next(cells)
 
 
-async def _load_references(connection: Connection, needs: Needs, ledger: Ledger) -> None:
-    """What names point to: keys, redemptions, orders, identifiers."""
-    if needs.redemptions or needs.orders:
-        rows: list[Any] = await connection.fetch(
-            sql("load_redemptions"), *columns(needs.redemptions, 2), *columns(needs.orders, 2)
-        )
-        for row in rows:
-            lots = tuple(zip(row[12], row[13], strict=True))
-            ledger.redemptions[row[0], row[1]] = Redemption(*(*row[:12], lots))
-        for org_id, order_id in needs.orders:
-            ledger.orders[org_id, order_id] = []
-        for redemption in ledger.redemptions.values():
-            listed = ledger.orders.get((redemption.org_id, redemption.order_id or ""))
-            if listed is not None:
-                listed.append(redemption.redemption_id)
-        for listed in ledger.orders.values():
-            listed.sort(key=str.encode)
-    if needs.identifiers:
-        rows = await connection.fetch(sql("load_identifiers"), *columns(needs.identifiers, 3))
-        ledger.identifiers = {(row[0], row[1], row[2]): row[3] for row in rows}
-    if needs.keys:
-        rows = await connection.fetch(sql("load_keys"), *columns(needs.keys, 2))
-        ledger.keys = {(row[0], row[1]): Existing(row[2].encode(), row[3], row[4]) for row in rows}
+def _rows(cells: Iterator[Any], width: int) -> Iterable[tuple[Any, ...]]:
+    """The next rows of an answer that has an array for each of their columns."""
+    arrays = list(islice(cells, width))
+    return () if arrays[0] is None else zip(*arrays, strict=True)
 
 
-async def _load_points(connection: Connection, needs: Needs, ledger: Ledger) -> None:
-    """Lots, balances and the times that limits count."""
-    lots = set(needs.lots)
-    owners: set[tuple[int, int, str]] = set()
+def _list_orders(needs: Needs, ledger: Ledger) -> None:
+    for org_id, order_id in needs.orders:
+        ledger.orders[org_id, order_id] = []
     for redemption in ledger.redemptions.values():
-        lots.update((redemption.org_id, lot_id) for lot_id, _ in redemption.lots)
-        owners.add((redemption.org_id, redemption.customer_id, redemption.program_id))
-    for org_id, customer_id, program_id in needs.booked_programs:
-        org = ledger.orgs.get(org_id)
-        default = org.default_program if org is not None else None
-        program_id = program_id or (default.program_id if default is not None else None)
-        if program_id is not None:
-            owners.add((org_id, customer_id, program_id))
-    if lots:
-        for row in await connection.fetch(sql("load_lots"), *columns(lots, 2)):
-            ledger.lots[row[0], row[1]] = Lot(*row)
-    if needs.consumers:
-        for row in await connection.fetch(sql("load_filled_lots"), *columns(needs.consumers, 2)):
-            ledger.lots[row[0], row[1]] = Lot(*row)
-    if not needs.keys or not owners:
-        return
-    ledger.balances = dict.fromkeys(owners, 0)
-    for row in await connection.fetch(sql("load_balances"), *columns(owners, 3), ledger.now):
-        ledger.balances[row[0], row[1], row[2]] = int(row[3])
-    await _load_reversal_times(connection, owners, ledger)
-
-
-async def _load_reversal_times(connection: Connection, owners: set[tuple[int, int, str]], ledger: Ledger) -> None:
-    limited = set()
-    for org_id, customer_id, program_id in owners:
-        org = ledger.orgs.get(org_id)
-        program = org.programs.get(program_id) if org is not None else None
-        if program is not None and program.max_reversals_count and program.max_reversals_days:
-            since = ledger.now - timedelta(days=min(program.max_reversals_days, 100_000))
-            limited.add((org_id, customer_id, program_id, program.max_reversals_count, since))
-    if limited:
-        for row in await connection.fetch(sql("load_reversal_times"), *columns(limited, 5)):
-            ledger.reversal_times.setdefault((row[0], row[1], row[2]), []).append(row[3])
+        listed = ledger.orders.get((redemption.org_id, redemption.order_id or ""))
+        if listed is not None:
+            listed.append(redemption.redemption_id)
+    for listed in ledger.orders.values():
+        listed.sort(key=str.encode)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine, Iterable
+import time
+from collections.abc import Collection, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -22,6 +23,7 @@ EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres counts from then
 FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 FIRST_MICROSECOND, LAST_MICROSECOND = (FIRST - EPOCH) // MICROSECOND, (LAST - EPOCH) // MICROSECOND
+PLAN_SECONDS = 60.0  # a session's plans grow no older
 CLOSE_SECONDS = 2.0  # longer than any healthy connection takes to come back to a pool that closes
 HANG_UP_SECONDS = 2.0  # a new connection is to answer within so long
 
@@ -48,9 +50,11 @@ def sql(name: str) -> str:
     return files("service").joinpath("sql", f"{name}.sql").read_text("utf-8")
 
 
-def columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[str]:
-    """Rows as array parameters, one per column. Statements that lock say by themselves in which order."""
-    return [array(column) for column in zip(*rows, strict=True)] or ["{}"] * width
+def columns(rows: Iterable[tuple[Any, ...]], width: int, plain: Collection[int] = ()) -> list[Any]:
+    """Rows as array parameters, one per column: as text but for the `plain` ones, which asyncpg encodes (bytes, and what
+    is long). Statements that lock say by themselves in which order."""
+    made = list(zip(*rows, strict=True)) or [()] * width
+    return [column if at in plain else array(column) for at, column in enumerate(made)]
 
 
 def blames_a_record(error: BaseException) -> bool:
@@ -78,13 +82,27 @@ def meets_another(error: BaseException) -> bool:
 
 
 class Session(asyncpg.Connection):
-    """A connection whose COPY ends when the connection does.
+    """A connection whose plans keep up with its tables, and whose COPY ends when the connection does.
 
     asyncpg's own goes on waiting for room to write where there is none at that moment, for ever; and it writes on where
     uvloop has closed the socket, which is a RuntimeError, and no word of the world's fault.
     """
 
-    __slots__ = ()
+    __slots__ = ("_made_at", "_planned_at")
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self._made_at = self._planned_at = time.monotonic()
+
+    def get_reset_query(self) -> str:
+        """What asyncpg runs before another may have the session. Nothing here leaves one other than it was, but its
+        plans are made once: for tables that may have been empty then. They are made again when the session is 1 s old,
+        2 s, 4 s and so on, then every PLAN_SECONDS."""
+        now = time.monotonic()
+        if now - self._planned_at < min(max(1.0, self._planned_at - self._made_at), PLAN_SECONDS):
+            return ""
+        self._planned_at = now
+        return "discard plans"
 
     async def copy_records_to_table(self, *args: Any, **given: Any) -> str:
         """As asyncpg's; raises ConnectionDoesNotExistError where the connection ends in the middle."""
@@ -172,6 +190,11 @@ async def connect(settings: Settings) -> asyncpg.Pool:
             "application_name": "points-reversal",
             "timezone": "UTC",
             "jit": "off",
+            # Every statement looks rows up by key, some of them in 20 tables: one plan, never by reading a whole table.
+            "plan_cache_mode": "force_generic_plan",
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
             "statement_timeout": str(settings.statement_timeout_ms),
             "lock_timeout": str(settings.lock_timeout_ms),
             "idle_in_transaction_session_timeout": str(settings.idle_in_transaction_timeout_ms),

@@ -29,7 +29,7 @@ from tests.bench.arena import ORG, SERVICE, Arena, Site, broken, lines, measure,
 from tests.bench.latency import latency
 from tests.bench.limit import limit
 
-STAGES = ("decode", "fence", "load", "decide", "write", "commit")
+STAGES = ("decode", "lock", "load", "decide", "write", "commit")
 BATCH = 500  # the service's batch, for the limit
 RATE = 1000  # events per second at which latency is measured
 

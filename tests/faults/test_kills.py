@@ -27,7 +27,7 @@ async def killed(service: Service) -> None:
 KILLS = {
     "owned": (2, 7),
     "drained": (2, 7),
-    "fenced": (3,),
+    "locked": (3,),
     "loaded": (4,),
     "decided": (5,),
     "written": (4,),

@@ -540,7 +540,7 @@ async def test_a_batch_tells_what_it_came_to(desk: Desk) -> None:
     [taken] = await desk.process.take(partition)
     assert (taken.records, taken.newest_ms, taken.faults) == (3, partition.records[-1].timestamp_ms, [])
     assert [end(settled) for settled in taken.settled] == ["completed", "dead", "failed"]
-    assert taken.seconds.keys() == {"decode", "fence", "load", "decide", "write", "commit"}
+    assert taken.seconds.keys() == {"decode", "lock", "load", "decide", "write", "commit"}
     assert min(taken.seconds.values()) > 0
 
 

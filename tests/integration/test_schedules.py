@@ -44,9 +44,8 @@ BLOCKED = """select count(*) from pg_stat_activity
 RELEASABLE = """select count(*) from waiting w join redemption r on r.org_id = w.org_id
     and (r.redemption_id = w.redemption_id or r.order_id = w.order_id)"""
 COMMIT = b"COMMIT;"
-COPY_REVERSAL = b'COPY "reversal"'
-PREPARE_REVERSAL = b'"journal_entry_id"'
-COPY_DATA = b"PGCOPY"
+OUTCOME = b'"reversalId"'  # what a batch writes
+COPY_DATA = b"PGCOPY"  # what begins to wait
 ASK: Data = {"redemptionId": "R-1", "pointsToBeReversed": "40", "idempotencyKey": "K"}
 WORLD = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
@@ -84,9 +83,14 @@ def holding_customer(desk: Desk, customer_id: int) -> Any:
     return holding(desk, statement, ORG, customer_id)
 
 
-def holding_writes(desk: Desk, table: str) -> Any:
-    """Nobody writes to the table; reading it is free."""
-    return holding(desk, f"lock table {table} in share mode")
+@asynccontextmanager
+async def before_its_commit(proxy: Proxy, work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[Any]]:
+    """The work of a process behind the proxy, stopped when it has written all, to the end of the block."""
+    stop = proxy.hold(COMMIT)
+    task = begin(work)
+    await stop.reached.wait()
+    yield task
+    stop.release()
 
 
 async def blocked(desk: Desk, sessions: int = 1) -> None:
@@ -218,22 +222,23 @@ class TestACommitWhoseReplyIsLost:
 
 class TestAFrozenOwner:
     @pytest.mark.parametrize(
-        ("marker", "timeouts"),
+        ("marker", "prepared", "timeouts"),
         [
-            (COPY_REVERSAL, {"idle_in_transaction_timeout_ms": 1000}),
-            (PREPARE_REVERSAL, {"statement_timeout_ms": 1000}),
-            (COPY_DATA, {}),
+            (OUTCOME, True, {"idle_in_transaction_timeout_ms": 1000}),
+            (OUTCOME, False, {"statement_timeout_ms": 1000}),
+            (COPY_DATA, False, {}),
         ],
         ids=["between statements", "while it prepares one", "in the middle of a copy"],
     )
     async def test_in_the_middle_of_a_transaction_holds_nobody_for_ever(
-        self, desk: Desk, proxy: Proxy, marker: bytes, timeouts: dict[str, int]
+        self, desk: Desk, proxy: Proxy, marker: bytes, prepared: bool, timeouts: dict[str, int]
     ) -> None:
         """The last of them no time-out of Postgres ends: the lane's next owner does."""
         await desk.bought("R-1", 100)
         await desk.bought("R-2", 100)
+        await desk.pool.execute("update program set park_unknown_seconds = 60")
         first = {**ASK, "pointsToBeReversed": "1", "idempotencyKey": "K1"}
-        partition = desk.send(RETURNS, *([first] if marker == COPY_REVERSAL else []))
+        partition = desk.send(RETURNS, *([first] if prepared else []))
         other = desk.send(RETURNS, {**ASK, "redemptionId": "R-2", "idempotencyKey": "K2"}, number=1)
         frozen, waiting, new = (
             await desk.start(proxy.url, **timeouts),
@@ -242,13 +247,14 @@ class TestAFrozenOwner:
         )
         await frozen.serve(partition)  # what is prepared already is not prepared again
         await frozen.own(partition)
-        desk.send(RETURNS, ASK)
+        done = len(partition.records)
+        desk.send(RETURNS, ASK, *([{"redemptionId": "R-9"}] if marker == COPY_DATA else []))
         stop = proxy.hold(marker)
         taking = begin(frozen.take(partition))
         await stop.reached.wait()
         same_lane, same_customer = begin(new.own(partition)), begin(waiting.serve(other))
         await blocked(desk, 2)
-        assert (await same_lane).next_offset == len(partition.records) - 1
+        assert (await same_lane).next_offset == done
         assert [one.topic for one in await same_customer] == [COMPLETED]
         [outcome] = await new.serve(partition)
         assert outcome.topic == COMPLETED
@@ -256,8 +262,8 @@ class TestAFrozenOwner:
         await fault_of(taking)
         with pytest.raises(LaneLost):
             await frozen.take(partition)
-        assert await desk.reversed() == {"R-1": 40 + len(partition.records) - 1, "R-2": 40}
-        assert await desk.counts(RETURNS) == dict.fromkeys(("taken", "completed"), len(partition.records))
+        assert await desk.reversed() == {"R-1": 40 + done, "R-2": 40}
+        assert await desk.counts(RETURNS) == {"taken": len(partition.records), "completed": done + 1}
 
     async def test_that_wakes_after_its_commit_publishes_the_same_again(self, desk: Desk) -> None:
         await desk.bought("R-1", 100)
@@ -281,9 +287,11 @@ class TestAReturnAndItsRedemptionAtOnce:
         await desk.lot("L-1", 100)
         redemption = {"customerId": CUSTOMER, "redemptionId": "R-1", "points": "90"}
         desk.send(REDEMPTIONS, redemption)
-        for topic in (RETURNS, REDEMPTIONS):
-            await desk.process.own(desk.partition(topic))
         return desk.send(RETURNS, ASK)
+
+    @pytest.fixture
+    async def far(self, desk: Desk, proxy: Proxy) -> Process:
+        return await desk.start(proxy.url)
 
     async def decided_once(self, desk: Desk, published: list[Published]) -> None:
         assert [one.topic for one in published] == [COMPLETED]
@@ -293,54 +301,59 @@ class TestAReturnAndItsRedemptionAtOnce:
         assert await desk.counts(RETURNS) == {"taken": 1, "completed": 1}
         assert await desk.counts(REDEMPTIONS) == {"taken": 1, "booked": 1}
 
-    async def test_the_return_is_parked_after_the_booking_looked(self, desk: Desk, returns: Partition) -> None:
-        async with holding_writes(desk, "redemption"):
-            booking = begin(desk.process.serve(desk.partition(REDEMPTIONS)))
-            await blocked(desk)
+    async def test_the_return_is_parked_after_the_booking_looked(
+        self, desk: Desk, far: Process, proxy: Proxy, returns: Partition
+    ) -> None:
+        await far.own(desk.partition(REDEMPTIONS))
+        async with before_its_commit(proxy, far.serve(desk.partition(REDEMPTIONS))) as booking:
             assert await desk.process.serve(returns) == []
             assert await desk.waiting() == ["order.returned@0"]
         assert await booking == []
         await self.decided_once(desk, await desk.process.serve_due(returns))
 
-    async def test_the_booking_commits_after_the_return_looked(self, desk: Desk, returns: Partition) -> None:
-        async with holding_writes(desk, "waiting"):
-            parking = begin(desk.process.serve(returns))
-            await blocked(desk)
+    async def test_the_booking_commits_after_the_return_looked(
+        self, desk: Desk, far: Process, proxy: Proxy, returns: Partition
+    ) -> None:
+        await far.own(returns)
+        async with before_its_commit(proxy, far.serve(returns)) as parking:
             assert await desk.process.serve(desk.partition(REDEMPTIONS)) == []
         assert await parking == []
         assert await desk.waiting() == ["order.returned@0"]
         await self.decided_once(desk, await desk.process.serve_due(returns))
 
-    async def test_its_lane_looks_while_the_booking_releases_it(self, desk: Desk, returns: Partition) -> None:
+    async def test_its_lane_looks_while_the_booking_releases_it(
+        self, desk: Desk, far: Process, proxy: Proxy, returns: Partition
+    ) -> None:
         """The lane waits for the customer and then finds nothing to do."""
         await desk.process.serve(returns)
         desk.set_clock(NOW + SECOND)
-        async with holding_writes(desk, "outbox"):
-            booking = begin(desk.process.serve(desk.partition(REDEMPTIONS)))
-            await blocked(desk)
+        await far.own(desk.partition(REDEMPTIONS))
+        async with before_its_commit(proxy, far.serve(desk.partition(REDEMPTIONS))) as booking:
             assert await desk.process.pipeline.take_due(desk.process.lanes[RETURNS, 0])
         await self.decided_once(desk, await booking)
 
-    async def test_its_deadline_passes_while_the_booking_releases_it(self, desk: Desk, returns: Partition) -> None:
+    async def test_its_deadline_passes_while_the_booking_releases_it(
+        self, desk: Desk, far: Process, proxy: Proxy, returns: Partition
+    ) -> None:
         await desk.process.serve(returns)
         desk.set_clock(NOW + 60 * SECOND)
-        async with holding_writes(desk, "outbox"):
-            booking = begin(desk.process.serve(desk.partition(REDEMPTIONS)))
-            await blocked(desk)
+        await far.own(desk.partition(REDEMPTIONS))
+        async with before_its_commit(proxy, far.serve(desk.partition(REDEMPTIONS))) as booking:
             looking = begin(desk.process.serve_due(returns))
-            await blocked(desk, 2)
+            await blocked(desk)
         published = await booking
         assert await looking == []
         await self.decided_once(desk, published)
 
-    async def test_the_booking_comes_while_its_deadline_passes(self, desk: Desk, returns: Partition) -> None:
-        await desk.process.serve(returns)
+    async def test_the_booking_comes_while_its_deadline_passes(
+        self, desk: Desk, far: Process, proxy: Proxy, returns: Partition
+    ) -> None:
+        await far.serve(returns)
         desk.set_clock(NOW + 60 * SECOND)
-        async with holding_writes(desk, "outbox"):
-            looking = begin(desk.process.serve_due(returns))
-            await blocked(desk)
+        await far.own(returns)
+        async with before_its_commit(proxy, far.serve_due(returns)) as looking:
             booking = begin(desk.process.serve(desk.partition(REDEMPTIONS)))
-            await blocked(desk, 2)
+            await blocked(desk)
         [outcome] = await looking
         assert outcome.refusal == "redemption_not_found"
         assert await booking == []
@@ -351,7 +364,9 @@ class TestAReturnAndItsRedemptionAtOnce:
 
 
 class TestOneKeyOnTwoLanes:
-    async def test_for_two_customers_is_claimed_by_one(self, desk: Desk, met: list[BaseException]) -> None:
+    async def test_for_two_customers_is_claimed_by_one(
+        self, desk: Desk, proxy: Proxy, met: list[BaseException]
+    ) -> None:
         await desk.bought("R-1", 100)
         await desk.bought("R-2", 100, customer_id=7)
         theirs = {**ASK, "redemptionId": "R-2"}
@@ -359,14 +374,11 @@ class TestOneKeyOnTwoLanes:
             desk.send(RETURNS, ASK),
             desk.send(RETURNS, theirs, {**theirs, "idempotencyKey": "K2"}, number=1),
         )
-        other = await desk.start()
-        await desk.process.own(first)
-        await other.own(second)
-        async with holding_writes(desk, "outbox"):
-            winning = begin(desk.process.serve(first))
-            await blocked(desk)
+        far, other = await desk.start(proxy.url), await desk.start()
+        await far.own(first)
+        async with before_its_commit(proxy, far.serve(first)) as winning:
             losing = begin(other.take(second))
-            await blocked(desk, 2)
+            await blocked(desk)
         [completed], taken = await winning, await losing
         assert len(taken) == 1, "run again whole: no record of it is to blame"
         reused, last = await other.publish(second, taken)
@@ -393,18 +405,17 @@ class TestOneKeyOnTwoLanes:
         assert reused.refusal == "idempotency_key_reused"
         assert await desk.reversed() == {"R-1": 0, "R-2": 40}
 
-    async def test_for_one_customer_waits_for_the_customer(self, desk: Desk, met: list[BaseException]) -> None:
+    async def test_for_one_customer_waits_for_the_customer(
+        self, desk: Desk, proxy: Proxy, met: list[BaseException]
+    ) -> None:
         """Two such records at once in two processes are the same as one after the other."""
         await desk.bought("R-1", 100)
         first, second = desk.send(RETURNS, ASK), desk.send(RETURNS, ASK, number=1)
-        other = await desk.start()
-        await desk.process.own(first)
-        await other.own(second)
-        async with holding_writes(desk, "outbox"):
-            winning = begin(desk.process.serve(first))
-            await blocked(desk)
+        far, other = await desk.start(proxy.url), await desk.start()
+        await far.own(first)
+        async with before_its_commit(proxy, far.serve(first)) as winning:
             losing = begin(other.serve(second))
-            await blocked(desk, 2)
+            await blocked(desk)
         [completed], [duplicate] = await winning, await losing
         assert (completed.topic, duplicate.refusal) == (COMPLETED, "duplicate_reversal")
         assert duplicate.document["existing"] == completed.document
@@ -553,18 +564,17 @@ class TestLocks:
         assert [one.topic for one in await serving] == [COMPLETED, COMPLETED]
         assert [type(error) for error in met] == [Restart]
 
-    async def test_a_new_customers_points_come_while_its_redemption_begins_to_wait(self, desk: Desk) -> None:
+    async def test_a_new_customers_points_come_while_its_redemption_begins_to_wait(
+        self, desk: Desk, proxy: Proxy
+    ) -> None:
         """Both create the customer; the one that applies nothing takes it back, and the other goes on."""
         redeeming = desk.send(REDEMPTIONS, {"customerId": CUSTOMER, "redemptionId": "R-1", "points": "50"})
         issuing = desk.send(ISSUES, {"customerId": CUSTOMER, "lotId": "L-1", "points": "60"})
-        other = await desk.start()
-        await desk.process.own(redeeming)
-        await other.own(issuing)
-        async with holding_writes(desk, "waiting"):
-            parking = begin(desk.process.serve(redeeming))
-            await blocked(desk)
+        far, other = await desk.start(proxy.url), await desk.start()
+        await far.own(redeeming)
+        async with before_its_commit(proxy, far.serve(redeeming)) as parking:
             booking = begin(other.serve(issuing))
-            await blocked(desk, 2)
+            await blocked(desk)
         await asyncio.gather(parking, booking)
         assert await desk.waiting() == []
         assert await desk.held() == {"L-1": 10}

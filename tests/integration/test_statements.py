@@ -64,8 +64,31 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 
 # Of each statement: its arguments, what Postgres says of it, and (of those that return any) its rows.
 STATEMENTS: dict[str, tuple[tuple[Any, ...], str, list[tuple[Any, ...]]]] = {
-    "lock_lane": ((1,), "SELECT 1", [(1, 2, 3)]),
-    "move_lane": ((1, 1, 5, 4, 40, 3, 1, 1, 0, 0, 0, 1), "UPDATE 1", []),
+    "lock_batch": (
+        ([1, 2], [ORG, ORG, 1], [8, 9, CUSTOMER], [ORG], ["R"], [ORG], ["SO"], [ORG], ["PHONE"], ["65"]),
+        "SELECT 2",
+        [([1], [1], [2], ORG, 8, "active", None, 0, None), ([1], [1], [2], ORG, CUSTOMER, "active", None, 2, None)],
+    ),
+    "load_batch": (
+        (NOW, [ORG, 1], [ORG, 1], ["K", "K"], [ORG, 1], ["R", "R"], [ORG, 1], ["SO", "SO"], [ORG, ORG], ["PHONE", "EMAIL"],
+         ["65", "65"], [ORG], ["L"], [ORG], [CUSTOMER], [ORG], [8], [ORG], [8], [ORG], ["R-9"], [ORG], ["SO-9"]),
+        "SELECT 1",
+        [(NOW, [ORG], [True], ["main"], [True], [True], [3], [True], [True], [None], [0], [None], [None], ["keep"], [None],
+          [0], [ORG], ["K"], ["{}"], [b"f"], [str(OUTCOME_ID)], *([one, one] for one in REDEMPTION[:12]),
+          '[["L"], \n ["L"]]', "[[60000], \n [60000]]", [ORG], ["PHONE"], ["65"], [CUSTOMER], *([one, one] for one in LOT),
+          [ORG], [CUSTOMER], ["main"], [40_000], None, None, None, None, True)],
+    ),
+    "write_batch": (
+        ([1], [1], [5], [4], [40], [3], [1], [1], [0], [0], [0], [1], [POSITION], [ORG], [CUSTOMER], [9], [ORG], ["L"], [-1],
+         [ORG], ["R"], [1], [1],
+         [ORG], [UUID(int=7)], ["K7"], [CUSTOMER], ["main"], ["R"], [ENTRY_ID], [1], [1], [0], [1], [3], [NOW], [1], [9],
+         [OUTCOME_ID], (b"f",), ("{}",),
+         [ORG], [UUID(int=8)], ["reversal"], [NOW], [CUSTOMER], ["R"], ('{"redeemed","held"}',), ('{"R","L"}',), ("{-1,1}",),
+         [ORG], [1], [10], [OUTCOME_ID], ["K8"], [817], ["insufficient_points"], ["m"], [None], [None], [None], [None], [NOW],
+         ("{}",), [1], [POSITION + 1], [OUTCOME_ID], ["customer"], ["42"], ["t"], ["t"], (None,), (b"{}",), ("[]",)),
+        "SELECT 1",
+        [(1, 1, 1, 1)],
+    ),
     "own_lane": ((RETURNS, 0, "me"), "INSERT 0 1", [(1, 2, 2, 3, 1, 10, 1)]),
     "load_owner": ((1,), "SELECT 1", [(1, None)]),
     "end_owner": ((RETURNS, 0), "SELECT 1", [(0,)]),
@@ -78,40 +101,11 @@ STATEMENTS: dict[str, tuple[tuple[Any, ...], str, list[tuple[Any, ...]]]] = {
         "SELECT 2",
         [(str(OUTCOME_ID),)] * 2,
     ),
-    "resolve_customers": (
-        ([ORG], ["R"], [ORG], ["SO"], [ORG], ["PHONE"], ["65"]),
-        "SELECT 1",
-        [(ORG, CUSTOMER)],
-    ),
     "create_customers": (([ORG, ORG, 1], [7, CUSTOMER, 7]), "INSERT 0 1", [(ORG, 7)]),
     "delete_customers": (([ORG], [8]), "DELETE 1", []),
-    "lock_customers": (
-        ([ORG, ORG, 1], [CUSTOMER, 8, CUSTOMER]),
-        "SELECT 2",
-        [(ORG, 8, "active", None, 0, None), (ORG, CUSTOMER, "active", None, 2, None)],
-    ),
     "update_customers": (([ORG], [CUSTOMER], ["fraud"], [NOW], [9], [NOW]), "UPDATE 1", []),
-    "update_sequences": (([ORG], [CUSTOMER], [9]), "UPDATE 1", []),
-    "load_orgs": (([ORG, 1],), "SELECT 1", []),
-    "load_keys": (([ORG, 1], ["K", "K"]), "SELECT 1", [(ORG, "K", "{}", b"f", str(OUTCOME_ID))]),
-    "load_redemptions": (
-        ([ORG, 1], ["R", "R"], [ORG, 1], ["SO", "SO"]),
-        "SELECT 2",
-        [REDEMPTION, REDEMPTION],
-    ),
-    "load_identifiers": (([ORG, ORG], ["PHONE", "EMAIL"], ["65", "65"]), "SELECT 1", [(ORG, "PHONE", "65", CUSTOMER)]),
-    "load_lots": (([ORG, 1], ["L", "L"]), "SELECT 1", [LOT]),
-    "load_filled_lots": (([ORG, 1], [CUSTOMER, CUSTOMER]), "SELECT 1", [LOT]),
-    "load_balances": (([ORG], [CUSTOMER], ["main"], NOW), "SELECT 1", [(ORG, CUSTOMER, "main", 40_000)]),
-    "load_reversal_times": (
-        ([ORG, ORG], [CUSTOMER, CUSTOMER], ["main", "main"], [3, 3], [NOW - DAY, NOW]),
-        "SELECT 1",
-        [(ORG, CUSTOMER, "main", NOW)],
-    ),
     "load_waiting": (([ORG], [8], [ORG], ["R-9"], [ORG], ["SO-9"], 10), "SELECT 1", [WAITING]),
     "delete_waiting": (([1], [7], [70]), "DELETE 1", []),
-    "update_lots": (([ORG], ["L"], [-1]), "UPDATE 1", []),
-    "update_redemptions": (([ORG], ["R"], [1], [1]), "UPDATE 1", []),
     "lock_rewards": (([ORG, 1], ["mug", "mug"]), "SELECT 1", [(ORG, "mug", 9, 3, "ACTIVE")]),
     "update_rewards": (([ORG], ["mug"], [9], ["OUT_OF_STOCK"]), "UPDATE 1", []),
     "clear_identifiers": (([ORG], [CUSTOMER]), "DELETE 1", []),
@@ -126,8 +120,13 @@ STATEMENTS: dict[str, tuple[tuple[Any, ...], str, list[tuple[Any, ...]]]] = {
 }  # fmt: skip
 
 
+def batch(changes: dict[int, Any]) -> tuple[Any, ...]:
+    """The arguments of write_batch, with changes by position."""
+    return tuple(changes.get(at, one) for at, one in enumerate(STATEMENTS["write_batch"][0]))
+
+
 def given(arguments: tuple[Any, ...]) -> list[Any]:
-    """Arguments as the service hands them over: arrays as text."""
+    """Arguments as the service hands them over: lists as text, what is a tuple here as arrays."""
     return [array(one) if isinstance(one, list) else one for one in arguments]
 
 
@@ -263,9 +262,12 @@ class TestStatements:
         assert [node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"] == []
 
     async def test_the_lane_moves_for_the_current_epoch_only(self, connection: asyncpg.Connection) -> None:
-        arguments = STATEMENTS["move_lane"][0]
-        assert await connection.execute(sql("move_lane"), 1, 2, *arguments[2:]) == "UPDATE 0"
-        assert await connection.execute(sql("move_lane"), *arguments) == "UPDATE 1"
+        lane, other, *arguments = given(STATEMENTS["write_batch"][0])
+        nothing = [() if isinstance(one, tuple) else "{}" for one in STATEMENTS["write_batch"][0][13:]]
+        found = await connection.fetchrow(sql("write_batch"), lane, array([2]), *arguments[:11], *nothing)
+        assert found is not None
+        assert tuple(found) == (0, 0, 0, 0)
+        await connection.execute(sql("write_batch"), lane, other, *arguments)
         row = await connection.fetchrow(
             "select next_offset, high_offset, last_offset, taken, dead from lane where lane_id = 1"
         )
@@ -282,9 +284,17 @@ class TestStatements:
         for number, moment in enumerate((NOW - DAY, NOW + DAY)):
             row = {"reversal_id": str(UUID(int=50 + number)), "idempotency_key": str(number)}
             await connection.execute(change, json.dumps({**row, "created_at": moment.isoformat()}))
-        arguments = ([ORG], [CUSTOMER], ["main"], [2], [NOW - 9 * DAY])
-        rows = await connection.fetch(sql("load_reversal_times"), *given(arguments))
-        assert [row[3] for row in rows] == [NOW + DAY, NOW]
+        for count, days, moments in (
+            (2, 9, [NOW + DAY, NOW]),
+            (9, 1, [NOW + DAY, NOW]),
+            (9, 2, [NOW + DAY, NOW, NOW - DAY]),
+        ):
+            await connection.execute(
+                "update program set max_reversals_count = $1, max_reversals_days = $2", count, days
+            )
+            found = await connection.fetchrow(sql("load_batch"), *given(STATEMENTS["load_batch"][0]))
+            assert found is not None
+            assert found[-2] == moments
 
     async def test_forgotten_refusals_are_counted_on_their_customers(self, connection: asyncpg.Connection) -> None:
         again = "insert into refusal select (jsonb_populate_record(f, $1)).* from refusal f limit 1"
@@ -345,10 +355,10 @@ class TestConstraints:
     async def test_the_ledgers_own_bug_ends_in_an_error(self, connection: asyncpg.Connection) -> None:
         """What the statements of a batch would do with a wrong sum."""
         for name, arguments, constraint in (
-            ("update_lots", ([ORG], ["L"], [60_001]), "lot_remaining"),
-            ("update_lots", ([ORG], ["L"], [-40_001]), "lot_remaining"),
-            ("update_redemptions", ([ORG], ["R"], [40_001], [0]), "redemption_reversed"),
-            ("update_redemptions", ([ORG], ["R"], [0], [3]), "redemption_quantity"),
+            ("write_batch", batch({18: [60_001]}), "lot_remaining"),
+            ("write_batch", batch({18: [-40_001]}), "lot_remaining"),
+            ("write_batch", batch({21: [40_001], 22: [0]}), "redemption_reversed"),
+            ("write_batch", batch({21: [0], 22: [3]}), "redemption_quantity"),
             ("update_rewards", ([ORG], ["mug"], [-1], ["ACTIVE"]), "reward_redeemed_count"),
         ):
             with pytest.raises(asyncpg.CheckViolationError) as caught:

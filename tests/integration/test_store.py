@@ -13,6 +13,7 @@ import pytest
 import uvloop
 from pydantic import SecretStr
 
+from service import store
 from service.app import App
 from service.settings import Settings
 from service.store import blames_a_record, connect, disconnect, overlook
@@ -87,10 +88,11 @@ def test_a_copy_ends_with_its_connection(
 
 
 async def test_a_start_that_is_broken_off_while_a_connection_goes_back_leaves_nothing_behind(
-    database: str, caplog: pytest.LogCaptureFixture
+    database: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with proxy_before(database) as proxy:
-        stop = proxy.hold(b"UNLISTEN")  # of what asyncpg resets a session with
+        stop = proxy.hold(b"discard plans")  # what a session is reset with
+        monkeypatch.setattr(store, "PLAN_SECONDS", 0.0)
         starting = asyncio.create_task(App(Settings(database_url=SecretStr(proxy.url)))._reach_postgres())
         await stop.reached.wait()
         starting.cancel()
