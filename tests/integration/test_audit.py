@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 
-from service.audit import CHECKS, Finding, audit
+from service.audit import ACROSS_ORGS, CHECKS, Finding, audit
 from service.load import load
+from service.store import sql
 from tests.integration.desk import CUSTOMER, CUSTOMERS, ISSUES, ORG, REDEMPTIONS, RETURNS, Data, Desk, desk_on
+from tests.integration.test_statements import nodes
 
 OTHER_ORG = 7
 LONG_AGO = "2026-01-01T00:00:00Z"
@@ -380,3 +382,34 @@ async def test_the_audit_writes_nothing(ledger: asyncpg.Connection) -> None:
         assert await ledger.fetchval("select pg_current_xact_id_if_assigned()") is None
         assert await ledger.fetchval("show transaction_read_only") == "on"
     assert before is None
+
+
+async def test_no_check_reads_a_table_again_for_each_row(pool: asyncpg.Pool) -> None:
+    """Also where the planner knows the tables as a large load left them, without a single reversal."""
+    for statement in (
+        "insert into org values (1)",
+        "insert into program (org_id, program_id) values (1, 'main')",
+        "insert into customer (org_id, customer_id) select 1, n from generate_series(1, 5000) n",
+        """insert into lot (org_id, lot_id, customer_id, program_id, points, remaining, issued_at)
+            select 1, 'L-' || n, n, 'main', 1, 0, now() from generate_series(1, 5000) n""",
+        """insert into redemption (org_id, redemption_id, customer_id, program_id, type, points, redeemed_at, lot_ids,
+            lot_points) select 1, 'R-' || n, n, 'main', 'RAW', 1, now(), array['L-' || n], array[1]
+            from generate_series(1, 5000) n""",
+        """insert into journal (org_id, entry_id, kind, created_at, customer_id, accounts, subjects, points)
+            select 1, gen_random_uuid(), 'import', now(), n, array['redeemed', 'opening'], array['R-' || n, 'main'],
+            array[1, -1] from generate_series(1, 5000) n""",
+        "vacuum analyze",
+    ):
+        await pool.execute(statement)
+    names = [name for check in CHECKS for name in check.statements if name not in ACROSS_ORGS]
+    for name in names:
+        plan = json.loads(await pool.fetchval(f"explain (format json) {sql(name)}", None, 5))
+        loops = [node["Plans"][1] for node in nodes(plan) if node["Node Type"] == "Nested Loop"]
+        again = [node["Node Type"] for inner in loops for node in nodes(inner) if reads_all(node)]
+        assert again == [], name
+
+
+def reads_all(node: Data) -> bool:
+    """Whether a node of a plan reads a table or a CTE from its beginning to its end."""
+    kind = node["Node Type"]
+    return kind in ("Seq Scan", "CTE Scan") or (kind.startswith("Index") and "Index Cond" not in node)
