@@ -28,6 +28,7 @@ from service import embedded
 from tests.bench.arena import ORG, SERVICE, Arena, Site, broken, lines, measure, resident_mb, returns, say, stop
 from tests.bench.latency import latency
 from tests.bench.limit import limit
+from tests.bench.plot import plot
 
 STAGES = ("decode", "lock", "load", "decide", "write", "commit")
 BATCH = 500  # the service's batch, for the limit
@@ -132,7 +133,7 @@ class Bench:
                     rates[name].append(await self.race(name, site, PEERS[name], events, seconds=seconds))
 
     async def stages(self, stream: str) -> None:
-        """One run of the service more, for what its log tells: µs by stage, start, memory."""
+        """A run of the service that is not in the race, for what its log tells: µs by stage, start, memory."""
         async with self.arena.site("loaded", {"order_returned": stream}) as site:
             started = time.monotonic()
             process, log = self.arena.start(site, SERVICE)
@@ -148,7 +149,7 @@ class Bench:
         for name, command in (("service", SERVICE), ("echo", PEERS["echo"])):
             async with self.arena.site("loaded", {}) as site:
                 self.arena.start(site, command)
-                measured = await latency(site.settings, returns(events), RATE, RATE * 2)
+                measured = await latency(site.settings, list(returns(events)), RATE, RATE * 2)
                 self.figures.others[f"latency_ms_{name}"] = {
                     "p50": round(measured.p50, 1),
                     "p99": round(measured.p99, 1),
@@ -336,30 +337,14 @@ def show(report: dict[str, Any]) -> None:
         sign, bar = BARS[name]
         holds = ratio >= bar if sign == ">=" else ratio <= bar
         print(f"  {name:<16}{ratio:>10,.2f}   {sign} {bar:<6}{'holds' if holds else 'MISSED'}")
-    for name in ("latency_ms_service", "latency_ms_echo", "rss_mb", "start_seconds", "load_lines_per_second"):
-        print(f"  {name.replace('_', ' '):<24}{report[name]}")
+    for name in (
+        "latency_ms_service", "latency_ms_echo", "rss_mb", "rss_mb_first_and_last_quarter", "start_seconds",
+        "load_lines_per_second",
+    ):  # fmt: skip
+        if name in report:
+            print(f"  {name.replace('_', ' '):<32}{report[name]}")
     found = report["broken_invariants"]
     print("invariants: " + (", ".join(found) + " BROKEN" if found else "all hold"))
-
-
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Events per second by contestant, as bars."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    rates = {name: report["events_per_second"][name] for name in ("naive", "careful", "service", "two_processes")}
-    rates["Postgres alone"] = max(report["events_per_second"][f"limit_{one}"] for one in (1, 2))
-    figure, axes = plt.subplots(figsize=(7, 2.6))
-    bars = axes.barh([name.replace("_", " ") for name in rates], list(rates.values()), color="#4878a8")
-    axes.bar_label(bars, labels=[f"{rate:,}" for rate in rates.values()], padding=3)
-    axes.invert_yaxis()
-    axes.set_xlabel("returns decided per second (median)")
-    axes.margins(x=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
 
 
 async def everything(arena: Arena, doses: Doses) -> dict[str, Any]:
@@ -368,8 +353,8 @@ async def everything(arena: Arena, doses: Doses) -> dict[str, Any]:
     say("loading")
     rate = await arena.template("loaded", lines(doses.events))
     stream = await arena.topic("prepared.returned", returns(doses.events))
+    await bench.stages(stream)  # first: no contestant meets a broker and a Postgres that are still cold
     await bench.rounds(stream)
-    await bench.stages(stream)
     await bench.latencies()
     await bench.hot()
     await bench.feeds()

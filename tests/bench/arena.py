@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,14 +69,15 @@ def lines(redemptions: int, *, customers: int | None = None, per_lot: int = 1) -
         }  # fmt: skip
 
 
-def returns(events: int, *, customers: int | None = None) -> list[tuple[bytes, bytes]]:
+def returns(events: int, *, customers: int | None = None) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a stream: one in ten repeats a return of the last few hundred."""
     chance = random.Random(5)
     owners = customers or events
-    made: list[tuple[bytes, bytes]] = []
+    latest: deque[tuple[bytes, bytes]] = deque(maxlen=400)
     for number in range(1, events + 1):
         if number > 1 and chance.random() < 0.1:
-            made.append(made[chance.randrange(max(0, len(made) - 400), len(made))])
+            latest.append(latest[chance.randrange(len(latest))])
+            yield latest[-1]
             continue
         customer = (number - 1) % owners + 1
         value = {
@@ -84,8 +86,15 @@ def returns(events: int, *, customers: int | None = None) -> list[tuple[bytes, b
             "idempotencyKey": f"RMA-{number}/1", "reason": "size does not fit", "programId": "main",
             "returnedAt": "2026-11-20T09:30:00+08:00",
         }  # fmt: skip
-        made.append((str(customer).encode(), json.dumps(value).encode()))
-    return made
+        latest.append((str(customer).encode(), json.dumps(value).encode()))
+        yield latest[-1]
+
+
+def batched(records: Iterable[tuple[bytes, bytes]], most: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    """The records, so many at a time."""
+    source = iter(records)
+    while piece := list(itertools.islice(source, most)):
+        yield piece
 
 
 @dataclass
@@ -191,7 +200,7 @@ class Arena:
         site.processes.append(process)
         return process, log
 
-    async def topic(self, name: str, records: list[tuple[bytes, bytes]]) -> str:
+    async def topic(self, name: str, records: Iterable[tuple[bytes, bytes]]) -> str:
         """An input topic with a stream in it."""
         settings = self.settings_of(
             {
@@ -206,8 +215,8 @@ class Arena:
         )
         await producer.start()
         try:
-            sent = [await producer.send(name, value, key=key) for key, value in records]
-            await asyncio.gather(*sent)
+            for piece in batched(records, 10_000):
+                await asyncio.gather(*[await producer.send(name, value, key=key) for key, value in piece])
         finally:
             await producer.stop()
         return name

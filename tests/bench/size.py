@@ -66,7 +66,7 @@ async def sizes(url: str, folder: Path) -> dict[str, Any]:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines(EVENTS)))
     async with session(settings) as connection:
         assert (await load(connection, path)).booked
-    stream = returns(EVENTS)
+    stream = list(returns(EVENTS))
     random.Random(7).shuffle(stream)
     partition = Partition(RETURNS)
     for offset, (key, value) in enumerate(stream):
