@@ -109,7 +109,7 @@ cross join (
             order by r.created_at desc
             limit p.max_reversals_count
         ) as r
-        where p.max_reversals_count > 0 and p.max_reversals_days > 0
+        where p.org_id = any ($2::text::bigint[]) and p.max_reversals_count > 0 and p.max_reversals_days > 0
         order by r.created_at desc
     ) as r
 ) as times
