@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -106,13 +106,6 @@ class Session(asyncpg.Connection):
 
     async def copy_records_to_table(self, *args: Any, **given: Any) -> str:
         """As asyncpg's; raises ConnectionDoesNotExistError where the connection ends in the middle."""
-        return await self._until_it_ends(super().copy_records_to_table(*args, **given))
-
-    async def copy_to_table(self, *args: Any, **given: Any) -> str:
-        """As asyncpg's; raises ConnectionDoesNotExistError where the connection ends in the middle."""
-        return await self._until_it_ends(super().copy_to_table(*args, **given))
-
-    async def _until_it_ends(self, copy: Coroutine[Any, Any, str]) -> str:
         done = False
 
         def end(_: object) -> None:
@@ -123,7 +116,7 @@ class Session(asyncpg.Connection):
         try:
             async with asyncio.timeout(None) as until:
                 try:
-                    return await copy
+                    return await super().copy_records_to_table(*args, **given)
                 finally:
                     done = True
         except (RuntimeError, TimeoutError) as error:

@@ -70,10 +70,6 @@ class Executed:
                 executed.copies[table_name] = tuple(given["columns"])
                 return await super().copy_records_to_table(table_name, **given)
 
-            async def copy_to_table(self, table_name: str, **given: Any) -> str:
-                executed.copies[table_name] = tuple(given["columns"])
-                return await super().copy_to_table(table_name, **given)
-
         return Noting
 
 
