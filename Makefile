@@ -8,6 +8,8 @@ STACK ?= auto
 DOSE ?= short
 # Further words for pytest, as in: make test PYTEST="-x -k duplicates"
 PYTEST ?=
+# Further words for the test of the tests, as in: make faults-selftest SELFTEST="--only 'no row lock'"
+SELFTEST ?=
 # Further words for pip-audit, as in: make audit-deps AUDIT="--ignore-vuln GHSA-…"
 AUDIT ?=
 # Fewer events and one round, and further words, as in: make bench QUICK=1 BENCH="--events 50000"
@@ -24,10 +26,10 @@ DEV_PACKAGES := $(BIN)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults hostile check bench schemas image lock audit-deps clean
+.PHONY: help demo test faults faults-selftest hostile check bench schemas image lock audit-deps clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(PACKAGES) ## a whole run on a real Kafka and a real Postgres, started here and stopped after
 	@$(BIN)/points-reversal demo
@@ -37,6 +39,9 @@ test: $(DEV_PACKAGES) ## all tests but the dosed faults (STACK=auto|embedded|con
 
 faults: $(DEV_PACKAGES) ## the faults, injected into the real thing by the dose (DOSE=short|long); figures in build/faults.json
 	@$(BIN)/python -m pytest tests/faults -m dosed --stack=$(STACK) --dose=$(DOSE) $(PYTEST)
+
+faults-selftest: $(DEV_PACKAGES) ## the tests tested: sabotaged builds, each of which must make them fail (SELFTEST="--list")
+	@$(BIN)/python -m tests.faults.selftest $(SELFTEST)
 
 check: $(DEV_PACKAGES) ## format, lint, types, import contracts, lock file
 	$(BIN)/ruff format --check .

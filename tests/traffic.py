@@ -90,6 +90,7 @@ class Traffic:
     customers: int = 40
     redemptions: int = 10
     duplicates: float = 0.3
+    unreadable: float = 0.02
     sent: list[Sending] = field(default_factory=list)
     unspent: list[tuple[int, str]] = field(default_factory=list)  # customers and lots for redemptions to come
     numbers: int = 0
@@ -123,17 +124,18 @@ class Traffic:
         if chance < 0.10:
             identifiers = [{"type": "PHONE", "value": PHONE.format(customer)}]
             return "customer.updated", bare({**names, "identifiers": identifiers}, customer)
-        if chance < 0.12:
+        if chance < 0.10 + self.unreadable:
             return "order.returned", Sending(b"\xff not JSON", str(customer).encode(), [("h", b"1"), ("h", b"2")])
         record = self._return(customer)
         self.sent.append(record)
         return "order.returned", record
 
     def _return(self, customer: int) -> Sending:
-        """One in ten of a redemption that nobody knows; the amounts are such that redemptions run out at some time."""
+        """One in ten of a redemption that nobody knows; the amounts are such that redemptions run out at some time,
+        and one of them (4.015) is less in binary floats."""
         number = self.random.randint(1, self.redemptions)
         data: Data = {"orgId": ORG, "redemptionId": f"R-{customer}-{number}", "returnId": f"RMA-{self.numbers}"}
-        data["pointsToBeReversed"] = str(self.random.choice([1, 5, "12.5", 30]))
+        data["pointsToBeReversed"] = str(self.random.choice([1, "4.015", "12.5", 30]))
         if self.random.random() < 0.1:
             data["redemptionId"] = f"R-none-{self.numbers}"
         if self.random.random() < 0.3:
@@ -188,7 +190,9 @@ async def read_back(site: Site) -> Findings:
             if first is not record:
                 findings.repeats += 1
                 same = (first.key, first.value, first.headers, first.partition)
-                assert same == (record.key, record.value, record.headers, record.partition), (topic, name)
+                assert same == (record.key, record.value, record.headers, record.partition), (
+                    f"{topic}: {name} came again and is another"
+                )
     return findings
 
 

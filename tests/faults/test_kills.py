@@ -49,7 +49,7 @@ def test_an_unknown_failpoint_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("point", [point for point in POINTS if point != "revoked"])
 async def test_killed_at_a_point_the_next_process_goes_on(place: Site, point: str) -> None:
-    traffic = Traffic(Random(point), customers=10)
+    traffic = Traffic(Random(point), customers=10, unreadable=0.1)  # dead letters in every batch
     await place.load(traffic.lines())
     sent = traffic.next(600)
     await send(place, {"order.returned": sent.pop("order.returned")})
