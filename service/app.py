@@ -219,7 +219,8 @@ class App:
             # Longer than any lock is waited for: the connections may be dead, and nobody has said so.
             if questions["Postgres"].silent_seconds > settings.lock_timeout_ms / 1000 and await hang_up(pool, settings):
                 self.waits.note("Postgres", "it answers new connections but not the old ones: those are ended")
-            doubts = {one.name: words(one.doubt) for one in intake.workers.values() if one.doubt is not None}
+            workers = list(intake.workers.values())
+            doubts = {one.name: explained(settings.kafka, one.doubt) for one in workers if one.doubt is not None}
             if (doubts or "topics" in self.waits) and not any(faults):
                 doubts |= await self._missing_topics()
             stopped = {worker.name: worker.stopped for worker in intake.workers.values() if worker.stopped}

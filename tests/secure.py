@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import trustme
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from cryptography.hazmat.primitives import serialization
 
 from service.child import LOOPBACK, Launch, free_ports
 from service.embedded_kafka import PROPERTIES, EmbeddedKafka
 from service.embedded_postgres import SUPERUSER, EmbeddedPostgres, _run
 from service.settings import Topics
-from tests.stack import FAST_POSTGRES, SHORT_SESSIONS
+from tests.stack import FAST_POSTGRES, SHORT_SESSIONS, Stack, create_role, run
 
 USER, PASSWORD = "reversal", "pass-word.1"
 STRANGER = "stranger"  # has the same password, and may do nothing
@@ -187,6 +187,34 @@ class Secured:
                 answer = await admin._send_to_controller(request)
                 [(code, message)] = answer.creation_responses
                 assert code == 0, message
+
+    async def forbid(self, user: str, acls: Iterable[Acl]) -> None:
+        """Takes back what a user was allowed."""
+        async with _admin(self.kafka.bootstrap_servers) as admin:
+            for acl in acls:
+                principal = f"User:{user}"
+                request = DeleteAclsRequest(acl.resource, acl.name, LITERAL, principal, "*", acl.operation, ALLOW)
+                answer = await admin._send_to_controller(request)
+                [(code, message, matching)] = answer.filter_responses
+                assert code == 0, message
+                assert len(matching) == 1, matching
+
+    def by_password(self, **others: str) -> dict[str, str]:
+        """The service's settings as one who comes by SCRAM-SHA-512 over TLS."""
+        return {
+            "kafka__bootstrap_servers": self.kafka.secure_servers,
+            "kafka__security_protocol": "SASL_SSL",
+            "kafka__sasl_username": USER,
+            "kafka__sasl_password": PASSWORD,
+            "kafka__ssl_ca_file": str(self.certificates.ca_file),
+            "kafka__request_timeout_ms": "15000",
+            **others,
+        }
+
+    def stack(self) -> Stack:
+        """For the tests' own hands, which no listener of theirs keeps out."""
+        url = self.postgres.url.replace("@127.0.0.1", "@localhost")
+        return Stack(url, self.kafka.bootstrap_servers, run_role=run(create_role(url)))
 
 
 @contextlib.asynccontextmanager

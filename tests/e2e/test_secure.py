@@ -66,10 +66,7 @@ def servers_secured() -> Iterator[Secured]:
 
 @pytest.fixture(scope="module")
 def secure_stack(servers_secured: Secured) -> Stack:
-    """For the tests' own hands, which no listener of theirs keeps out."""
-    url = servers_secured.postgres.url.replace("@127.0.0.1", "@localhost")
-    role = servers.run(servers.create_role(url))
-    return Stack(url, servers_secured.kafka.bootstrap_servers, run_role=role)
+    return servers_secured.stack()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +79,7 @@ def template(secure_stack: Stack) -> str:
 @pytest.fixture
 def place(servers_secured: Secured, secure_stack: Stack, template: str) -> Iterator[Site]:
     """Where the service is told to come by TLS, as a user with a password."""
-    with site(secure_stack, template, settings=by_password(servers_secured)) as place:
+    with site(secure_stack, template, settings=servers_secured.by_password()) as place:
         yield place
 
 
@@ -90,19 +87,6 @@ def part(customer: int, points: str, key: str) -> dict[str, object]:
     """A return of part of the customer's first redemption."""
     names = {"orgId": ORG, "redemptionId": f"R-{customer}-1", "idempotencyKey": key}
     return {**names, "pointsToBeReversed": points}
-
-
-def by_password(secured: Secured, **others: str) -> dict[str, str]:
-    """The settings of one who comes by SCRAM-SHA-512 over TLS."""
-    return {
-        "kafka__bootstrap_servers": secured.kafka.secure_servers,
-        "kafka__security_protocol": "SASL_SSL",
-        "kafka__sasl_username": USER,
-        "kafka__sasl_password": PASSWORD,
-        "kafka__ssl_ca_file": str(secured.certificates.ca_file),
-        "kafka__request_timeout_ms": "15000",
-        **others,
-    }
 
 
 def by_tls(place: Site, secured: Secured, **others: Any) -> str:
