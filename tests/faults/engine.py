@@ -30,6 +30,7 @@ DOSES: dict[str, tuple[int, int]] = {
     "stream, records": (3_000, 20_000),
     "contention, rounds": (50, 1_000),
     "clock, runs": (3, 60),
+    "beside a calm run, parts": (2, 20),
 }
 AWAY = (OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 CHUNK = 60  # records that the steady stream sends at a time
