@@ -245,16 +245,17 @@ async def _load(connection: Connection, needs: Needs, locked: Locked, clock: dat
     )
     assert row is not None
     cells = iter(row)
-    ledger = Ledger(now=next(cells), customers=locked.customers)
+    known = {key: customer for key, customer in locked.customers.items() if key not in locked.created}
+    ledger = Ledger(now=next(cells), customers=known)  # a new one comes in with what is booked for it
     for org_id, reversal_enabled, *program in _rows(cells, 15):
         org = ledger.orgs.setdefault(org_id, Org(org_id, reversal_enabled))
         if program[0] is not None:
             org.programs[program[0]] = Program(org_id, *program)
     for org_id, key, outcome, fingerprint, outcome_id in _rows(cells, 5):
         ledger.keys[org_id, key] = Existing(outcome.encode(), fingerprint, outcome_id)
-    known = list(_rows(cells, 12))
+    redemptions = list(_rows(cells, 12))
     lot_ids, lot_points = (orjson.loads(next(cells) or "[]") for _ in range(2))
-    for redemption, ids, points in zip(known, lot_ids, lot_points, strict=True):
+    for redemption, ids, points in zip(redemptions, lot_ids, lot_points, strict=True):
         lots = tuple(zip(ids, points, strict=True))
         ledger.redemptions[redemption[0], redemption[1]] = Redemption(*(*redemption, lots))
     _list_orders(needs, ledger)

@@ -14,6 +14,7 @@ import pytest
 from service.pipeline import SMALL, Taken
 from service.store import LaneLost, disconnect
 from tests import streams
+from tests.compare import normalise_all
 from tests.integration.desk import (
     COMPLETED,
     CUSTOMER,
@@ -29,13 +30,16 @@ from tests.integration.desk import (
     Partition,
     Process,
     Published,
+    desk_on,
 )
 from tests.integration.imports import import_stream
 from tests.integration.test_batches import (
     KINDS,
     Run,
     Step,
+    differing,
     look_at_deadlines,
+    outcomes,
     steps_of,
     tables,
 )
@@ -52,6 +56,7 @@ from tests.integration.test_schedules import (
     proxy,
 )
 from tests.proxy import Proxy
+from tests.stack import Stack, create_database, drop_database
 
 __all__ = ["met", "proxy"]  # fixtures
 
@@ -148,6 +153,21 @@ class TestOneTransaction:
         published = await serve(desk.process, before, updates[0], updates[1], after)
         assert named(published) == ["customer_not_eligible", "completed"]
         assert await desk.rows("select lookup, customer_id from identifier") == [("65", 42)]
+        assert await transactions(desk) == [4]
+
+    async def test_makes_no_customer_before_its_record(self, desk: Desk) -> None:
+        """A return that names a customer of whom another lane tells: after it, or (it waits) not at all."""
+        await desk.bought("R-1", 10)
+        names = [{"redemptionId": "R-1", "identifier": {"type": "ID", "value": one}} for one in ("7", "8")]
+        refused = await serve(
+            desk.process,
+            desk.send(RETURNS, *({**one, "redemptionId": "R-2"} for one in names)),
+            desk.send(ISSUES, {"customerId": 7, "lotId": "L-7", "points": "5"}),
+            desk.send(REDEMPTIONS, {"customerId": 8, "redemptionId": "R-8", "points": "5"}),
+            desk.send(RETURNS, *({**one, "redemptionId": "R-3"} for one in names), number=1),
+        )
+        assert [one.document["customerId"] for one in refused] == [None, None, 7, None]
+        assert await desk.rows("select customer_id, sequence from customer order by 1") == [(7, 1), (CUSTOMER, 0)]
         assert await transactions(desk) == [4]
 
     @pytest.mark.parametrize("text", ["NULL", "{}", "\\", '{"a",NULL}', "a\"b\\c{d}e,f'", " \\N ", "ü☃😀$1"])
@@ -419,3 +439,26 @@ async def run_rounds(desk: Desk, stream: streams.Stream, rounds: list[list[Step]
     run = Run(list(desk.process.published), {})
     run.tables = await tables(desk, run)
     return run
+
+
+@pytest.mark.parametrize("seed", range(200, 206))
+async def test_lanes_together_equal_the_same_lanes_one_after_another(
+    stack: Stack, template_database: str, met: list[BaseException], seed: int
+) -> None:
+    stream = streams.sample(seed, customers=12, records=250)
+    rounds = rounds_of(stream, Random(seed))
+    runs = []
+    for together in (False, True):
+        url = await create_database(stack.database_url, template_database)
+        try:
+            async with desk_on(url) as desk:
+                runs.append(await run_rounds(desk, stream, rounds, together))
+        finally:
+            await drop_database(url)
+    singly, joint = runs
+    assert met == [], "all of a round was one transaction"
+    assert normalise_all(outcomes(joint)) == normalise_all(outcomes(singly))
+    assert [(one.topic, one.key, one.headers) for one in joint.published] == [
+        (one.topic, one.key, one.headers) for one in singly.published
+    ]
+    assert differing(joint.tables, singly.tables) == {}
