@@ -29,7 +29,7 @@ from service.store import Connection, LaneLost, Restart, blames_a_record, column
 
 RESTARTS = 10  # another batch's commit can get in between so often before the cause is sought in the batch itself
 SMALL = 100  # a batch of fewer records shares its transaction with those of other lanes
-HELD_UP_SECONDS = 0.1  # a transaction of small ones that lasts longer does not keep the next one waiting
+HELD_UP_SECONDS = 0.1  # for so long the next small ones, and the lanes of one transaction, wait for what another holds
 GATHER_SECONDS = 0.001  # so soon those of a small transaction are back with what came meanwhile, for the next
 ALONE = 2  # a record may fail alone so often before it is condemned
 
@@ -157,7 +157,8 @@ class Pipeline:
         try:
             ended = await self._transact([(lane, work) for lane, work, _ in batches])
         except Exception as error:
-            if not meets_another(error) and not blames_a_record(error):
+            held_up = isinstance(error, asyncpg.LockNotAvailableError) and len(batches) > 1
+            if not held_up and not meets_another(error) and not blames_a_record(error):
                 failed = error
         for (_, _, taken), one in zip(batches, ended, strict=True):
             if taken.done():  # its worker was ended meanwhile
@@ -238,7 +239,8 @@ class Pipeline:
             for message in work.messages if work.condemned is None else ():
                 needs.add(message)
         customers = {one for _, work in works for one in work.locked}
-        locked = await lock(connection, [lane.lane_id for lane, _ in works], needs, customers)
+        patience = f"{HELD_UP_SECONDS}s" if len(works) > 1 else None  # one lane's wait is not to be the others'
+        locked = await lock(connection, [lane.lane_id for lane, _ in works], needs, customers, patience)
         for lane, _ in works:
             epoch, offset = locked.lanes.get(lane.lane_id, (0, 0))
             if epoch != lane.epoch:

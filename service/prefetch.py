@@ -122,12 +122,15 @@ class Locked:
     created: set[CustomerId]
 
 
-async def lock(connection: Connection, lanes: list[int], needs: Needs, customers: set[CustomerId]) -> Locked:
-    """Lock the lanes and the customers that the batch is about, `customers` besides."""
+async def lock(
+    connection: Connection, lanes: list[int], needs: Needs, customers: set[CustomerId], patience: str | None = None
+) -> Locked:
+    """Lock the lanes and the customers that the batch is about, `customers` besides. `patience`: for how long the
+    transaction waits for any one lock, as Postgres' lock_timeout; None: for as long as its session does."""
     asked = customers | needs.mentioned | needs.named
     created: set[CustomerId] = set()
     if needs.mentioned:
-        rows = await connection.fetch(sql("create_customers"), *columns(needs.mentioned, 2))
+        rows = await connection.fetch(sql("create_customers"), *columns(needs.mentioned, 2), patience)
         created = {(row[0], row[1]) for row in rows}
     rows = await connection.fetch(
         sql("lock_batch"),
@@ -136,6 +139,7 @@ async def lock(connection: Connection, lanes: list[int], needs: Needs, customers
         *columns(needs.redemptions, 2),
         *columns(needs.orders, 2),
         *columns(needs.identifiers, 3),
+        patience,
     )
     owned = {
         lane_id: (epoch, offset) for lane_id, epoch, offset in zip(*(one or () for one in rows[0][:3]), strict=True)

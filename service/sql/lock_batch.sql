@@ -4,7 +4,8 @@
 -- 1,000: two are too many already. One row at least, with the lanes as arrays. (Customers are locked one by one, in
 -- a subquery of their own: what a join locks may be older than the lock.)
 -- arrays: $1 lane ids; $2 orgs and $3 customer ids; $4 orgs and $5 redemption ids; $6 orgs and $7 order ids;
--- $8 orgs, $9 types and $10 look-ups of identifiers
+-- $8 orgs, $9 types and $10 look-ups of identifiers. $11 for how long the transaction waits for any one lock from here on
+-- (null: for as long as its session does)
 with about (org_id, customer_id) as (
     select * from unnest($2::text::bigint[], $3::text::bigint[])
     union
@@ -27,7 +28,8 @@ select l.lane_ids, l.epochs, l.next_offsets, c.*
 from (
     select array_agg(lane_id) as lane_ids, array_agg(epoch) as epochs, array_agg(next_offset) as next_offsets
     from (
-        select lane_id, epoch, next_offset from lane where lane_id = any ($1::text::integer[])
+        select lane_id, epoch, next_offset from lane
+        where lane_id = any ($1::text::integer[]) and set_config('lock_timeout', $11, true) is not null
         order by lane_id for no key update
     ) as l
 ) as l

@@ -65,7 +65,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 # Of each statement: its arguments, what Postgres says of it, and (of those that return any) its rows.
 STATEMENTS: dict[str, tuple[tuple[Any, ...], str, list[tuple[Any, ...]]]] = {
     "lock_batch": (
-        ([1, 2], [ORG, ORG, 1], [8, 9, CUSTOMER], [ORG], ["R"], [ORG], ["SO"], [ORG], ["PHONE"], ["65"]),
+        ([1, 2], [ORG, ORG, 1], [8, 9, CUSTOMER], [ORG], ["R"], [ORG], ["SO"], [ORG], ["PHONE"], ["65"], "1s"),
         "SELECT 2",
         [([1], [1], [2], ORG, 8, "active", None, 0, None), ([1], [1], [2], ORG, CUSTOMER, "active", None, 2, None)],
     ),
@@ -101,7 +101,7 @@ STATEMENTS: dict[str, tuple[tuple[Any, ...], str, list[tuple[Any, ...]]]] = {
         "SELECT 2",
         [(str(OUTCOME_ID),)] * 2,
     ),
-    "create_customers": (([ORG, ORG, 1], [7, CUSTOMER, 7]), "INSERT 0 1", [(ORG, 7)]),
+    "create_customers": (([ORG, ORG, 1], [7, CUSTOMER, 7], None), "INSERT 0 1", [(ORG, 7)]),
     "delete_customers": (([ORG], [8]), "DELETE 1", []),
     "update_customers": (([ORG], [CUSTOMER], ["fraud"], [NOW], [9], [NOW]), "UPDATE 1", []),
     "load_waiting": (([ORG], [8], [ORG], ["R-9"], [ORG], ["SO-9"], 10), "SELECT 1", [WAITING]),

@@ -51,6 +51,7 @@ from tests.integration.test_schedules import (
     WORLD,
     begin,
     blocked,
+    holding,
     holding_customer,
     met,
     proxy,
@@ -291,6 +292,41 @@ class TestOneOfThem:
         assert named(await serve(desk.process, *partitions)) == ["completed"]
         assert await desk.counts(RETURNS, 1) == {"taken": 6, "completed": 1, "failed": 1, "repeated": 3}
         assert await desk.reversed() == {"R-1": 1, "R-2": 2}
+
+    async def test_that_is_held_up_does_not_hold_up_the_others(self, desk: Desk) -> None:
+        """Neither those of its transaction nor those that come later."""
+        partitions = await lanes_of_returns(desk, 4)
+        await own(desk.process, partitions)
+        async with holding_customer(desk, 2):
+            first, held_up, third = (begin(desk.process.take(one)) for one in partitions[:3])
+            await asyncio.gather(first, third)
+            await blocked(desk)
+            await desk.process.take(partitions[3])
+            assert not held_up.done()
+        await held_up
+        assert set((await desk.reversed()).values()) == {1}
+
+    async def test_that_waits_for_a_customer_in_the_making_does_not_hold_up_the_others(self, desk: Desk) -> None:
+        partitions = await lanes_of_returns(desk, 1)
+        partitions.append(desk.send(ISSUES, {"customerId": 7, "lotId": "L-7", "points": "5"}))
+        await own(desk.process, partitions)
+        async with holding(desk, "insert into customer (org_id, customer_id) values ($1, 7)", ORG):
+            returned, held_up = (begin(desk.process.take(one)) for one in partitions)
+            await returned
+            await blocked(desk)
+            assert not held_up.done()
+        await held_up
+        assert await desk.held() == {"L-7": 5, "L-R-1": 1}
+
+    async def test_that_is_held_up_for_too_long_puts_only_itself_in_doubt(self, desk: Desk) -> None:
+        partitions = await lanes_of_returns(desk, 2)
+        process = await desk.start(lock_timeout_ms=200)
+        await own(process, partitions)
+        async with holding_customer(desk, 1):
+            held_up, taken = await asyncio.gather(*map(process.take, partitions), return_exceptions=True)
+        assert isinstance(held_up, asyncpg.LockNotAvailableError)
+        assert isinstance(taken, list)
+        assert len(await process.serve(partitions[0])) == 1
 
     async def test_whose_worker_ends_before_it_begins_is_not_taken(self, desk: Desk) -> None:
         partitions = await lanes_of_returns(desk, 2)
