@@ -326,7 +326,7 @@ def _bounded(batches: list[Small], settings: Settings) -> Iterator[list[Small]]:
     group: list[Small] = []
     records = size = 0
     for one in batches:
-        more = sum(len(record.value or b"") for record in one[1].records)
+        more = sum(len(record.value or b"") + len(record.key or b"") for record in one[1].records)
         if group and (records + len(one[1].records) > settings.batch_records or size + more > settings.batch_bytes):
             yield group
             group, records, size = [], 0, 0

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import asyncpg
 import pytest
@@ -116,6 +117,22 @@ class TestOneTransaction:
         partitions[0] = desk.send(RETURNS, *([b"{"] * (SMALL - 1)), number=1)
         await serve(desk.process, *partitions)
         assert await transactions(desk) == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("bound", "key"), [({"batch_records": 2}, None), ({"batch_bytes": 2000}, None), ({"batch_bytes": 2000}, b"k")]
+    )
+    async def test_is_within_the_bounds_of_a_batch(self, desk: Desk, bound: dict[str, Any], key: bytes | None) -> None:
+        """Two of these lanes' batches at most."""
+        partitions = await lanes_of_returns(desk, 5)
+        for one in partitions:
+            [record] = one.records
+            assert record.value is not None
+            if key is None:
+                one.records = [replace(record, value=record.value.ljust(900))]
+            else:
+                one.records = [replace(record, key=key * 900)]
+        await serve(await desk.start(**bound), *partitions)
+        assert await transactions(desk) == [1, 2, 2]
 
     async def test_decides_one_key_once(self, desk: Desk) -> None:
         await desk.bought("R-1", 100)
