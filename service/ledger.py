@@ -7,6 +7,7 @@ of thousandths. Nothing here knows a database, a clock or randomness.
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -178,8 +179,8 @@ class Ledger:
         return []
 
     def add_waiting(self, waiting: Waiting) -> None:
-        """Put a waiting record behind the others of its list."""
-        self.waiting_beside(waiting).append(waiting)
+        """Put a waiting record into its list, oldest first: those of one moment may come in any order, see `age`."""
+        insort(self.waiting_beside(waiting), waiting, key=lambda one: one.age)
 
     _owned: dict[CustomerId, list[Lot]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _owned_lots: int = field(default=0, init=False, repr=False, compare=False)

@@ -181,7 +181,7 @@ async def prefetch(
     owners |= {customer for customer in needs.mentioned if customer[0] in ledger.orgs}
     if not wanted <= locked.asked | locked.customers.keys() or not owners <= locked.customers.keys():
         raise Restart("the batch is about more customers than it locked", locked.asked | wanted | owners)
-    for one in sorted(waiting, key=lambda waiting: waiting.age):
+    for one in waiting:
         ledger.add_waiting(one)
     return ledger
 

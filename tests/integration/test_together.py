@@ -262,6 +262,20 @@ class TestWhatWaits:
         assert await desk.counts(RETURNS) == {"taken": 2, "completed": 2}
         assert await desk.counts(REDEMPTIONS, 1) == {"taken": 1, "unchanged": 1}
 
+    async def test_is_tried_in_the_same_order_as_later(self, desk: Desk) -> None:
+        """Of one moment the lower partition's first, whichever came first."""
+        await desk.customer()
+        redeemed = {"customerId": CUSTOMER, "redemptionId": "R-1", "points": "5", "type": "RAW"}
+        dead = await serve(
+            desk.process,
+            desk.send(REDEMPTIONS, redeemed, number=1),
+            desk.send(REDEMPTIONS, {**redeemed, "type": "AMOUNT_BASED"}),
+            desk.send(ISSUES, {"customerId": CUSTOMER, "lotId": "L-1", "points": "9"}),
+        )
+        assert [one.header("dlq.partition") for one in dead] == ["1"]
+        assert await desk.rows("select type from redemption") == [("AMOUNT_BASED",)]
+        assert await transactions(desk) == [3]
+
     async def test_more_than_one_transaction_takes_up_is_divided(self, desk: Desk) -> None:
         process = await desk.start(release_records=2)
         redemptions = [{"customerId": number, "redemptionId": f"R-{number}", "points": "5"} for number in range(1, 7)]
