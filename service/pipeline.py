@@ -152,12 +152,17 @@ class Pipeline:
             await asyncio.sleep(GATHER_SECONDS)
 
     async def _transact_small(self, batches: list[Small]) -> None:
+        """Hand each worker what its batch came to. The world's faults are those of all; for what else went wrong (a
+        record, a lost lane, another's change or lock) each batch is to be tried by itself."""
         ended: Sequence[Taken | None] = [None] * len(batches)
         failed: Exception | None = None
         try:
             ended = await self._transact([(lane, work) for lane, work, _ in batches])
         except Exception as error:
             held_up = isinstance(error, asyncpg.LockNotAvailableError) and len(batches) > 1
+            if isinstance(error, Restart):
+                for _, work, _ in batches:
+                    work.locked |= error.customers
             if not held_up and not meets_another(error) and not blames_a_record(error):
                 failed = error
         for (_, _, taken), one in zip(batches, ended, strict=True):
