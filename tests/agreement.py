@@ -6,6 +6,7 @@ record has no sequence: it stands where its decision moment (when its lot was is
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ from tests.traffic import Findings, taken
 Data = dict[str, Any]
 
 FEEDS = {"customer_updated": "customer.updated", "points_issued": "points.issued", "points_redeemed": "points.redeemed"}
-MOST_ORDERS = 200  # of one customer's records that are tried
+FEW = 5  # feed records of one moment: of so many each combination is tried
 ROWS = {"lot": "lot_id", "redemption": "redemption_id"}
 
 
@@ -58,49 +59,63 @@ async def differences(site: Site, findings: Findings) -> list[str]:
     found = []
     for customer in sorted(customers, key=lambda one: one or 0):
         theirs = {table: [one for one in rows[table] if one["customer_id"] == customer] for table in ROWS}
-        fewest: list[str] | None = None
-        for events in orders(returns.get(customer, []), feeds.get(customer or 0, [])):
-            unlike_these = _of_customer(customer, site.loaded, events, theirs)
-            fewest = unlike_these if fewest is None else min(fewest, unlike_these, key=len)
-            if not fewest:
-                break
-        found += fewest or []
+        found += _of_customer(customer, site.loaded, returns.get(customer, []), feeds.get(customer or 0, []), theirs)
     return found
 
 
-def orders(returns: list[Event], feeds: list[Event]) -> Iterator[list[Event]]:
-    """A customer's records in each order in which they can have been decided.
+@dataclass(frozen=True)
+class Booked:
+    """A feed record, and before which of the customer's returns it can have been booked: `first` to `last`."""
 
-    Returns were so in the order of their sequence, a feed record at its moment. Of one that was booked in a transaction with
-    returns the moment does not tell before which of them: its lane had its turn, or it waited for one that completed.
-    """
-    decided = sorted(returns, key=lambda one: one.sequence)
-    booked = sorted(feeds, key=lambda one: (one.moment, one.kind))
-    places = []
-    for feed in booked:
-        first = next((at for at, one in enumerate(decided) if one.moment >= feed.moment), len(decided))
-        last = next((at for at, one in enumerate(decided) if one.moment > feed.moment), len(decided))
-        places.append(range(first, max(first, last) + 1))
-    for chosen in itertools.islice(itertools.product(*places), MOST_ORDERS):
-        order: list[Event] = []
-        for at in range(len(decided) + 1):
-            order += [feed for feed, place in zip(booked, chosen, strict=True) if place == at]
-            order += decided[at : at + 1]
-        yield order
+    event: Event
+    first: int
+    last: int
+
+
+def booked_between(returns: list[Event], feeds: list[Event]) -> list[Booked]:
+    """A feed record was booked at its moment. Of one that was in a transaction with returns the moment does not tell before
+    which of them: its lane had its turn, or it waited for one that completed."""
+    booked = []
+    for feed in sorted(feeds, key=lambda one: (one.moment, one.kind)):
+        first = next((at for at, one in enumerate(returns) if one.moment >= feed.moment), len(returns))
+        last = next((at for at, one in enumerate(returns) if one.moment > feed.moment), len(returns))
+        booked.append(Booked(feed, first, max(first, last)))
+    return booked
+
+
+def _choices(must: list[Booked], may: list[Booked]) -> Iterator[list[Booked]]:
+    """What can have been booked next: as few as possible first, of many the earlier ones first."""
+    sizes = range(len(may) + 1)
+    some = (
+        (itertools.combinations(may, size) for size in sizes) if len(may) <= FEW else ([may[:size]] for size in sizes)
+    )
+    for extra in itertools.chain.from_iterable(some):
+        yield [*must, *extra]
 
 
 def _of_customer(
-    customer: int | None, lines: list[Data], events: list[Event], rows: dict[str, list[Data]]
+    customer: int | None, lines: list[Data], returns: list[Event], feeds: list[Event], rows: dict[str, list[Data]]
 ) -> list[str]:
+    """Returns in the order of their sequence; feed records in the first of the orders that their moments allow in which
+    the model says the same."""
     model, names = Model(), Names()
     model.load([line for line in lines if line.get("customerId") in (None, customer)], datetime.now(UTC))
+    decided = sorted(returns, key=lambda one: one.sequence)
+    pending = booked_between(decided, feeds)
     found = []
-    for event in events:
-        decided = model.take(event.kind, event.data, place=event.place, now=event.moment, ce=event.ce)
-        expected = [names.rewritten(one) for one in decided]
-        published = [names.outcome(event.outcome)] if event.outcome is not None else []
-        if expected != published:
-            found.append(f"{event.place} of customer {customer}: {unlike(published, expected)}")
+    for at in range(len(decided) + 1):
+        must = [one for one in pending if one.last <= at]
+        may = [one for one in pending if one.first <= at < one.last]
+        tried = []
+        for chosen in _choices(must, may):
+            ahead = (model, names) if not may else copy.deepcopy((model, names))
+            events = [one.event for one in chosen] + decided[at : at + 1]
+            tried.append(([one for event in events for one in _of_event(event, *ahead)], chosen, ahead))
+            if not tried[-1][0]:
+                break
+        differing, chosen, (model, names) = min(tried, key=lambda one: len(one[0]))
+        found += [f"{one}, customer {customer}" for one in differing]
+        pending = [one for one in pending if one not in chosen]
     modelled = {"lot": model.lots(), "redemption": model.redemptions()}
     for table, theirs in rows.items():
         ours = {row[ROWS[table]]: row for row in map(names.row, theirs)}
@@ -111,6 +126,14 @@ def _of_customer(
             if ours.get(name) != expected_rows.get(name)
         ]
     return found
+
+
+def _of_event(event: Event, model: Model, names: Names) -> Iterator[str]:
+    decided = model.take(event.kind, event.data, place=event.place, now=event.moment, ce=event.ce)
+    expected = [names.rewritten(one) for one in decided]
+    published = [names.outcome(event.outcome)] if event.outcome is not None else []
+    if expected != published:
+        yield f"{event.place}: {unlike(published, expected)}"
 
 
 def unlike(ours: list[Data], theirs: list[Data]) -> str:
