@@ -74,6 +74,9 @@ async def test_kafka_is_killed_and_comes_back_and_stands_still(stack: Stack, tri
 async def went_on(run: Trial, service: Service) -> None:
     """It is the same process, it is ready again, and it did not take longer than it may."""
     await run.site.drained(60)
-    await eventually(lambda: service.get("/readyz")[0] == 200, 20)
+    try:
+        await eventually(lambda: service.get("/readyz")[0] == 200, 20)
+    except AssertionError as error:
+        raise AssertionError(f"unready: {service.get('/readyz')}") from error
     await run.finish(service)
     assert max(run.recoveries) < RECOVERY_SECONDS, run.recoveries
