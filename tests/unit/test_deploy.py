@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -132,7 +133,7 @@ def test_the_servers_are_those_of_the_tests() -> None:
 def test_each_command_is_one_of_the_service_in_the_one_image() -> None:
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     ours = {name: service for name, service in SERVICES.items() if "command" in service}
-    assert {name: service["command"] for name, service in ours.items()} == {name: [name] for name in (*ONCE, "run")}
+    assert {name: service["command"][0] for name, service in ours.items()} == {name: name for name in (*ONCE, "run")}
     assert set(ours) <= commands
     assert len({service["image"] for service in ours.values()}) == 1
 
@@ -170,15 +171,29 @@ def test_more_processes_can_be_had_and_each_has_time_to_drain() -> None:
     assert float(run["stop_grace_period"].removesuffix("s")) > Settings().drain_seconds
 
 
-def test_the_password_can_be_set_and_stands_nowhere_else() -> None:
+def test_the_passwords_can_be_set_and_stand_nowhere_else() -> None:
     text = (DEPLOY / "compose.yaml").read_text()
-    assert re.findall(r"PASSWORD: (.*)", text) == ["${POSTGRES_PASSWORD:-for-local-use-only}"] * 2
+    owner, role = ("${POSTGRES_PASSWORD:-for-local-use-only}", "${RUN_PASSWORD:-for-local-use-only}")
+    assert sorted(re.findall(r"PASSWORD: (.*)", text)) == [owner, owner, role, role]
     assert not re.search(r"://\w+:[^@/\s]+@", text)
 
 
-def test_every_volume_is_named() -> None:
+def test_only_the_owner_migrates_and_run_has_a_role_of_its_own() -> None:
+    users = {
+        name: urlsplit(service["environment"]["REVERSAL_DATABASE_URL"]).username
+        for name, service in SERVICES.items()
+        if "REVERSAL_DATABASE_URL" in service["environment"]
+    }
+    owner, role = SERVICES["postgres"]["environment"]["POSTGRES_USER"], "reversal_run"
+    assert users == {"migrate": owner, "topics": role, "run": role}
+    assert SERVICES["migrate"]["command"] == ["migrate", "--grant", role]
+    assert f"create role {role} login" in (DEPLOY / "run-role.sql").read_text()
+
+
+def test_every_volume_is_named_or_stands_here() -> None:
     used = [volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())]
-    assert sorted(used) == sorted(COMPOSE["volumes"])
+    assert sorted(name for name in used if not name.startswith("./")) == sorted(COMPOSE["volumes"])
+    assert all((DEPLOY / name).is_file() for name in used if name.startswith("./"))
 
 
 # The health check
