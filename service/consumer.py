@@ -460,7 +460,7 @@ class Worker:
             self.held = [_record(one) for one in fetched if one.offset >= lane.next_offset]
         size = 0
         for count, record in enumerate(self.held):
-            size += len(record.value or b"") + len(record.key or b"")
+            size += record.size
             if count and size > settings.batch_bytes:
                 break
         else:

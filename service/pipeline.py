@@ -237,12 +237,10 @@ class Pipeline:
     ) -> tuple[Ledger, set[CustomerId]]:
         """All that the decisions read, and the customers that were created. A lane's row fences it. A condemned record's
         references are left alone."""
-        if any(work.condemned is not None for _, work in works):
-            due = []
-        needs = Needs.of(one.message for one in due)
-        for _, work in works:
-            for message in work.messages if work.condemned is None else ():
-                needs.add(message)
+        messages = [message for _, work in works for message in work.messages]
+        if any(work.condemned is not None for _, work in works):  # alone in its transaction
+            due, messages = [], []
+        needs = Needs.of([*messages, *(one.message for one in due)])
         customers = {one for _, work in works for one in work.locked}
         patience = f"{HELD_UP_SECONDS}s" if len(works) > 1 else None  # one lane's wait is not to be the others'
         locked = await lock(connection, [lane.lane_id for lane, _ in works], needs, customers, patience)
@@ -331,7 +329,7 @@ def _bounded(batches: list[Small], settings: Settings) -> Iterator[list[Small]]:
     group: list[Small] = []
     records = size = 0
     for one in batches:
-        more = sum(len(record.value or b"") + len(record.key or b"") for record in one[1].records)
+        more = sum(record.size for record in one[1].records)
         if group and (records + len(one[1].records) > settings.batch_records or size + more > settings.batch_bytes):
             yield group
             group, records, size = [], 0, 0

@@ -49,6 +49,11 @@ class Record:
     _outcome_id: str = field(default="", init=False, repr=False, compare=False)
 
     @property
+    def size(self) -> int:
+        """Bytes of value and key: what counts towards `batch_bytes`."""
+        return len(self.value or b"") + len(self.key or b"")
+
+    @property
     def place(self) -> str:
         """`topic/partition/offset@timestamp`: names this very record, also after its topic was recreated."""
         return f"{self.topic}/{self.partition}/{self.offset}@{self.timestamp_ms}"
