@@ -22,10 +22,22 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
 
 from service import embedded
-from tests.bench.arena import ORG, SERVICE, Arena, Site, broken, lines, measure, resident_mb, returns, say, stop
+from tests.bench.arena import (
+    ORG,
+    SERVICE,
+    Arena,
+    Site,
+    broken,
+    lines,
+    measure,
+    produce,
+    resident_mb,
+    returns,
+    say,
+    stop,
+)
 from tests.bench.latency import latency
 from tests.bench.limit import limit
 from tests.bench.plot import plot
@@ -184,13 +196,13 @@ class Bench:
         ]  # fmt: skip
         async with self.arena.site("loaded", {}) as site:
             topics = site.settings.topics
-            await produce(site, topics.points_issued, issued)
+            await produce(site.settings, topics.points_issued, issued)
             self.arena.start(site, SERVICE)
             self.figures.rates["issued"].append(await booked(site, topics.points_issued, count))
             for process in site.processes:
                 await stop(process)
             site.processes.clear()
-            await produce(site, topics.points_redeemed, redeemed)
+            await produce(site.settings, topics.points_redeemed, redeemed)
             self.arena.start(site, SERVICE)
             self.figures.rates["redeemed"].append(await booked(site, topics.points_redeemed, count))
             self.figures.faults += [f"feeds: {fault}" for fault in await broken(site.url)]
@@ -251,16 +263,6 @@ class Bench:
             **figures.others,
             "broken_invariants": figures.faults,
         }
-
-
-async def produce(site: Site, topic: str, records: list[tuple[bytes, bytes]]) -> None:
-    """Append to an input topic of the site."""
-    producer = AIOKafkaProducer(bootstrap_servers=site.settings.kafka.bootstrap_servers, linger_ms=5)
-    await producer.start()
-    try:
-        await asyncio.gather(*[await producer.send(topic, value, key=key) for key, value in records])
-    finally:
-        await producer.stop()
 
 
 async def booked(site: Site, topic: str, expected: int) -> float:

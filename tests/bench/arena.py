@@ -97,6 +97,19 @@ def batched(records: Iterable[tuple[bytes, bytes]], most: int) -> Iterator[list[
         yield piece
 
 
+async def produce(settings: Settings, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
+    """Append a stream to a topic."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka.bootstrap_servers, linger_ms=5, max_batch_size=256 * 1024
+    )
+    await producer.start()
+    try:
+        for piece in batched(records, 10_000):
+            await asyncio.gather(*[await producer.send(topic, value, key=key) for key, value in piece])
+    finally:
+        await producer.stop()
+
+
 @dataclass
 class Site:
     """What one run has for itself: a database, topics, a consumer group."""
@@ -210,15 +223,7 @@ class Arena:
             }
         )
         await create(settings)
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self.pair.bootstrap_servers, linger_ms=5, max_batch_size=256 * 1024
-        )
-        await producer.start()
-        try:
-            for piece in batched(records, 10_000):
-                await asyncio.gather(*[await producer.send(name, value, key=key) for key, value in piece])
-        finally:
-            await producer.stop()
+        await produce(settings, name, records)
         return name
 
 
